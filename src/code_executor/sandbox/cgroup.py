@@ -1,0 +1,350 @@
+"""Control groups, v1 and v2: the limits, the counters and the last kill of a sandbox.
+
+Theory of operation. A service owns one directory per hierarchy (:class:`Tree`), named after its
+process and start time; in it each sandbox has one directory of its own name. The launcher writes
+init's pid, and a zygote's child its own, into ``cgroup.procs`` files that the service has opened;
+nothing else needs to see the file system. When a sandbox is gone its directories are removed.
+Directories of a service that is no longer alive are swept at the next start.
+
+v2 has one hierarchy with all controllers; v1 has one each for memory, pids and cpuacct (mounted
+together or apart). What differs between them is in the two :class:`_Files` tables only.
+
+Source of every file's meaning: the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from code_executor.errors import HostUnfit, SandboxUnavailable
+
+PREFIX = "code-executor-"
+CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
+CONTROLLERS_V2 = ("memory", "pids", "cpu")
+_NAME = re.compile(rf"{PREFIX}(\d+)-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """Where the hierarchies are: controller to directory (all the same one on v2)."""
+
+    version: int
+    directories: dict[str, Path]
+
+    @property
+    def distinct(self) -> tuple[Path, ...]:
+        """Each directory once; cpu and cpuacct, say, may share one."""
+        return tuple(dict.fromkeys(self.directories.values()))
+
+
+def process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; ``None`` when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _mount_lines() -> Iterator[tuple[str, str, set[str]]]:
+    """Mount point, type and options of each mount of this process."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, point, kind, options, *_ = line.split()
+        yield point, kind, set(options.split(","))
+
+
+def _own_groups() -> dict[str, str]:
+    """This process's cgroup per controller; the v2 one under the empty name."""
+    groups = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups.update(dict.fromkeys(controllers.split(","), path))
+    return groups
+
+
+def find_mounts() -> Mounts:
+    """The hierarchies of this host that have the controllers needed.
+
+    Raises:
+        HostUnfit: neither v2 nor v1 has them.
+    """
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for point, kind, options in _mount_lines():
+        if kind == "cgroup2":
+            v2 = v2 or Path(point)
+        elif kind == "cgroup":
+            v1.update({c: Path(point) for c in CONTROLLERS_V1 if c in options and c not in v1})
+    if v2 is not None and set(CONTROLLERS_V2) <= set(_controllers(v2)):
+        return Mounts(2, dict.fromkeys(CONTROLLERS_V2, v2))
+    if len(v1) == len(CONTROLLERS_V1):
+        return Mounts(1, v1)
+    raise HostUnfit(
+        "no cgroup hierarchy with the memory, pids and cpu controllers is mounted",
+        fix="mount -t cgroup2 none /sys/fs/cgroup",
+    )
+
+
+def _controllers(directory: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return (directory / "cgroup.controllers").read_text().split()
+    return []
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _fields(text: str) -> dict[str, int]:
+    """A flat-keyed file: a name and a number a line."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+class Group:
+    """One sandbox's cgroup. Methods are a few small file operations each and do not block long."""
+
+    def __init__(self, mounts: Mounts, paths: dict[str, Path]) -> None:
+        self._v2 = mounts.version == 2
+        self._paths = paths
+        self._distinct = tuple(dict.fromkeys(paths.values()))
+        self._cpu_fd = -1
+
+    def make(self, *, memory_bytes: int, processes: int) -> None:
+        """Create the directories and set the limits."""
+        for path in self._distinct:
+            path.mkdir()
+        self.limit(memory_bytes=memory_bytes, processes=processes)
+        name = "cpu.stat" if self._v2 else "cpuacct.usage"
+        directory = self._paths["cpu" if self._v2 else "cpuacct"]
+        self._cpu_fd = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def limit(self, *, memory_bytes: int, processes: int) -> None:
+        """Set the limits; swap is none. May be called again to change them."""
+        memory = self._paths["memory"]
+        _write(self._paths["pids"] / "pids.max", str(processes))
+        if self._v2:
+            _write(memory / "memory.max", str(memory_bytes))
+            with contextlib.suppress(FileNotFoundError):
+                _write(memory / "memory.swap.max", "0")
+            _write(memory / "memory.oom.group", "1")
+            return
+        self._limit_v1(memory, str(memory_bytes))
+
+    def _limit_v1(self, memory: Path, text: str) -> None:
+        both = [memory / "memory.limit_in_bytes", memory / "memory.memsw.limit_in_bytes"]
+        # memory+swap may never be below memory: the order depends on the direction of the change.
+        for attempt in (both, both[::-1]):
+            try:
+                for path in attempt:
+                    with contextlib.suppress(FileNotFoundError):  # no swap accounting
+                        _write(path, text)
+            except OSError:
+                continue
+            return
+        raise SandboxUnavailable("the memory limit could not be set", step="memory limit")
+
+    def procs(self) -> list[int]:
+        """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
+        return [
+            os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._distinct
+        ]
+
+    def cpu_us(self) -> int:
+        """CPU time of all processes that ever were in it, microseconds."""
+        text = os.pread(self._cpu_fd, 512, 0)
+        if not self._v2:
+            return int(text) // 1000
+        return _fields(text.decode())["usage_usec"]
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has ended here for memory."""
+        name = "memory.events" if self._v2 else "memory.oom_control"
+        return _fields((self._paths["memory"] / name).read_text()).get("oom_kill", 0)
+
+    def peak_bytes(self) -> int | None:
+        """The highest memory use so far; ``None`` on v2 before Linux 5.19."""
+        name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
+        try:
+            return int((self._paths["memory"] / name).read_text())
+        except FileNotFoundError:
+            return None
+
+    def pids(self) -> set[int]:
+        """The processes in it now, as this process's pid namespace numbers them."""
+        found: set[int] = set()
+        for path in self._distinct:
+            with contextlib.suppress(FileNotFoundError):
+                found.update(int(pid) for pid in (path / "cgroup.procs").read_text().split())
+        found.discard(0)  # a process of a foreign pid namespace
+        return found
+
+    def kill(self) -> None:
+        """End every process in it; v2's ``cgroup.kill`` where there is one."""
+        with contextlib.suppress(OSError):
+            if self._v2:
+                _write(self._distinct[0] / "cgroup.kill", "1")
+                return
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> bool:
+        """Remove the directories; ``False`` when something is still in one of them."""
+        if self._cpu_fd >= 0:
+            os.close(self._cpu_fd)
+            self._cpu_fd = -1
+        gone = True
+        for path in self._distinct:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                gone = False
+        return gone
+
+
+class Tree:
+    """The directory of this service in each hierarchy, and the groups in it."""
+
+    def __init__(self, mounts: Mounts, bases: dict[str, Path], name: str) -> None:
+        self._mounts = mounts
+        self._bases = bases
+        self._paths = {controller: base / name for controller, base in bases.items()}
+
+    @property
+    def version(self) -> int:
+        """1 or 2."""
+        return self._mounts.version
+
+    @classmethod
+    def open(cls) -> Tree:
+        """Find the hierarchies, sweep what dead services left, make this service's directories.
+
+        Raises:
+            HostUnfit: no controllers, or no right to make directories; says what to do.
+        """
+        mounts = find_mounts()
+        bases = _bases(mounts)
+        sweep(bases.values())
+        tree = cls(mounts, bases, f"{PREFIX}{os.getpid()}-{process_start(os.getpid())}")
+        tree._make()
+        return tree
+
+    def _make(self) -> None:
+        for base, path in dict(
+            zip(self._bases.values(), self._paths.values(), strict=True)
+        ).items():
+            try:
+                path.mkdir(exist_ok=True)
+                if self.version == 2:
+                    _enable(base)
+                    _enable(path)
+            except OSError as error:
+                raise HostUnfit(
+                    f"cannot make a control group in {base}: {error.strerror}", fix=_delegate(base)
+                ) from error
+
+    def group(self, name: str) -> Group:
+        """The group of one sandbox; not made yet."""
+        return Group(self._mounts, {c: path / name for c, path in self._paths.items()})
+
+    def names(self) -> set[str]:
+        """The groups that exist now; none, when nothing leaks."""
+        return {
+            entry.name
+            for path in set(self._paths.values())
+            if path.exists()
+            for entry in path.iterdir()
+            if entry.is_dir()
+        }
+
+    def close(self) -> None:
+        """Remove everything of this service."""
+        for path in set(self._paths.values()):
+            _remove_tree(path)
+
+
+def _delegate(base: Path) -> str:
+    if os.geteuid() == 0:
+        return f"mount -o remount,rw {base}"
+    return "systemd-run --user --scope -p Delegate=yes code-executor serve"
+
+
+def _bases(mounts: Mounts) -> dict[str, Path]:
+    """Where a new group may be made: the hierarchy's root as root, else our own delegated group."""
+    if mounts.version == 1:
+        return dict(mounts.directories)
+    root = next(iter(mounts.directories.values()))
+    real_root = not (root / "cgroup.type").exists()
+    if real_root and os.access(root, os.W_OK):
+        return dict.fromkeys(CONTROLLERS_V2, root)
+    own = root / _own_groups()[""].lstrip("/")
+    if own.name == "supervisor":
+        own = own.parent
+    _leave(own)
+    return dict.fromkeys(CONTROLLERS_V2, own)
+
+
+def _leave(own: Path) -> None:
+    """Move what is in ``own`` to a leaf: v2 has no processes beside groups with controllers."""
+    leaf = own / "supervisor"
+    try:
+        leaf.mkdir(exist_ok=True)
+        for pid in (own / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                _write(leaf / "cgroup.procs", pid)
+    except OSError as error:
+        raise HostUnfit(
+            f"the control group {own} is not delegated to this user: {error.strerror}",
+            fix=_delegate(own),
+        ) from error
+
+
+def _enable(directory: Path) -> None:
+    missing = set(CONTROLLERS_V2) - set((directory / "cgroup.subtree_control").read_text().split())
+    if missing:
+        _write(directory / "cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing)))
+
+
+def sweep(bases: Iterable[Path]) -> Sequence[str]:
+    """Remove the directories of services that are no longer alive; returns their names."""
+    swept = []
+    for base in dict.fromkeys(bases):
+        for entry in base.glob(f"{PREFIX}*"):
+            match = _NAME.fullmatch(entry.name)
+            if match and process_start(int(match[1])) != int(match[2]):
+                _remove_tree(entry)
+                swept.append(entry.name)
+    return swept
+
+
+def _remove_tree(path: Path) -> None:
+    """Kill and remove a group with everything below it; gives up after a second."""
+    children = [entry for entry in path.iterdir() if entry.is_dir()] if path.exists() else []
+    for child in children:
+        _remove_tree(child)
+    for _ in range(100):
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            with contextlib.suppress(OSError):
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.01)
+        else:
+            return

@@ -1,0 +1,127 @@
+#include "become.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/seccomp.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int filter_read(int fd, struct filter *filter)
+{
+    struct stat about;
+    if (fstat(fd, &about) < 0)
+        return -1;
+    size_t count = (size_t)about.st_size / sizeof(struct sock_filter);
+    if (count == 0 || count > BPF_MAXINSNS || about.st_size % (off_t)sizeof(struct sock_filter)) {
+        errno = EINVAL;
+        return -1;
+    }
+    filter->rules = malloc((size_t)about.st_size);
+    if (!filter->rules)
+        return -1;
+    if (pread(fd, filter->rules, (size_t)about.st_size, 0) != about.st_size) {
+        errno = EIO;
+        return -1;
+    }
+    filter->count = (uint16_t)count;
+    return 0;
+}
+
+/* The kernel's choice of a victim: this before init, and before anything of the host. */
+static const char *die_first(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return "oom_score_adj";
+    ssize_t n = write(fd, "500", 3);
+    close(fd);
+    return n == 3 ? NULL : "oom_score_adj";
+}
+
+/* What is inherited from the service is nobody's choice: every limit is set. */
+static const struct {
+    int resource;
+    rlim_t soft, hard;
+} LIMITS[] = {
+    {RLIMIT_CORE, 0, 0},
+    {RLIMIT_NOFILE, 1024, 4096},
+    {RLIMIT_STACK, 8 << 20, 64 << 20},
+    {RLIMIT_MEMLOCK, 8 << 20, 8 << 20},
+    {RLIMIT_MSGQUEUE, 819200, 819200},
+    {RLIMIT_SIGPENDING, 1024, 1024},
+    {RLIMIT_NICE, 0, 0},
+    {RLIMIT_RTPRIO, 0, 0},
+};
+
+static const char *set_limits(uint32_t processes)
+{
+    for (size_t i = 0; i < sizeof LIMITS / sizeof *LIMITS; i++) {
+        struct rlimit limit = {LIMITS[i].soft, LIMITS[i].hard};
+        if (setrlimit((__rlimit_resource_t)LIMITS[i].resource, &limit) < 0)
+            return "rlimit";
+    }
+    /* Per (uid, user namespace), and the uid is this run's alone; the pids cgroup bounds it too. */
+    struct rlimit limit = {processes, processes};
+    return setrlimit(RLIMIT_NPROC, &limit) < 0 ? "rlimit nproc" : NULL;
+}
+
+static const char *drop_privileges(void)
+{
+    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
+            return "bounding set";
+    if (setgroups(0, NULL) < 0)
+        return "setgroups";
+    if (setresgid(PROGRAM_GID, PROGRAM_GID, PROGRAM_GID) < 0)
+        return "setresgid";
+    /* Leaving uid 0 with all three ids empties the permitted and effective sets. */
+    if (setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID) < 0)
+        return "setresuid";
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+    if (syscall(SYS_capset, &header, none) < 0)
+        return "capset";
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+        return "ambient set";
+    return NULL;
+}
+
+
+static const char *confine(const struct filter *filter)
+{
+    /* Changing the uid made the process undumpable, and its /proc/self root's. */
+    if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
+        return "dumpable";
+    const char *failed = die_first();
+    if (failed)
+        return failed;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return "no_new_privs";
+    if (!filter->rules)
+        return NULL;
+    struct sock_fprog program = {filter->count, filter->rules};
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? "seccomp" : NULL;
+}
+
+const char *become_program(uint32_t processes, const struct filter *filter, int keep)
+{
+    const char *failed;
+    if (setsid() < 0 && errno != EPERM)
+        return "setsid";
+    umask(022);
+    if (chdir("/work") < 0)
+        return "chdir";
+    if ((failed = set_limits(processes)))
+        return failed;
+    if ((failed = drop_privileges()))
+        return failed;
+    if (syscall(SYS_close_range, (unsigned)keep + 1, ~0U, 0) < 0)
+        return "close descriptors";
+    return confine(filter);
+}

@@ -1,0 +1,32 @@
+/* Becoming the program: the last steps before untrusted code runs in a process.
+ *
+ * Used by init for a program that it starts and by the zygote's library for a forked interpreter,
+ * so that both drop exactly the same things in the same order.
+ */
+#ifndef CE_BECOME_H
+#define CE_BECOME_H
+
+#include <linux/filter.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum {
+    PROGRAM_UID = 1000, /* inside the sandbox's user namespace */
+    PROGRAM_GID = 1000,
+};
+
+struct filter {
+    struct sock_filter *rules; /* NULL: no filter (a backend whose engine installs it) */
+    uint16_t count;
+};
+
+/* Read a BPF program from `fd`; -1 with errno. */
+int filter_read(int fd, struct filter *filter);
+
+/* Session, signals, directory, limits, identity, capabilities, filter: in this order.
+ *
+ * `keep` is the highest descriptor to keep open. Returns NULL, or the name of the step that
+ * failed, with errno; the caller must then end the process. */
+const char *become_program(uint32_t processes, const struct filter *filter, int keep);
+
+#endif

@@ -1,0 +1,320 @@
+/* Theory of operation.
+ *
+ * The launcher is a small process that lives in the mount namespace whose root is the sandboxes'
+ * root (assembled by launcher.py, which then executes this). It serves one client, the service,
+ * over a SOCK_SEQPACKET socket: one request, one answer, in order.
+ *
+ *   'S'  clone PID 1 of a new sandbox into fresh namespaces, write its id maps, move it into the
+ *        run's cgroups (their cgroup.procs come with the request), let it go. The answer carries
+ *        the control channel and a pidfd.
+ *   'Z'  fork and exec a zygote, which sees the same root. The answer carries a pidfd.
+ *
+ * A clone of this small static program is cheap, which is why it is not the service that clones.
+ * It knows no secret: its environment is empty, and its descriptors are the socket, the filter
+ * and /dev/null. When the service dies the socket ends, the launcher exits, and with it (by
+ * PR_SET_PDEATHSIG) every sandbox and zygote.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "become.h"
+#include "init.h"
+#include "proto.h"
+
+enum { COMMAND_FD = 3, FILTER_FD = 4, REQUEST_MAX = 128 * 1024, FDS_MAX = 8, STRINGS_MAX = 1024 };
+
+struct request {
+    uint8_t *bytes;
+    struct cursor cursor;
+    int fds[FDS_MAX];
+    size_t fd_count;
+};
+
+struct answer {
+    int32_t error; /* errno, or 0 */
+    int32_t pid;
+    char step[32]; /* the step that failed */
+    int fds[2];    /* the caller's, closed after the answer is sent */
+    size_t fd_count;
+};
+
+static void close_all(int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        close(fds[i]);
+}
+
+/* ── one request in, one answer out ───────────────────────────────────────────────────────── */
+
+static void take_fds(struct request *r, struct msghdr *message)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        if (count > FDS_MAX)
+            count = FDS_MAX;
+        memcpy(r->fds, CMSG_DATA(c), count * sizeof(int));
+        r->fd_count = count;
+    }
+}
+
+/* 1: a request; 0: the service is gone. */
+static int receive(struct request *r)
+{
+    union {
+        char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {r->bytes, REQUEST_MAX};
+    struct msghdr message = {
+        .msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = control.space,
+        .msg_controllen = sizeof control.space,
+    };
+    ssize_t n;
+    do
+        n = recvmsg(COMMAND_FD, &message, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return 0;
+    r->fd_count = 0;
+    take_fds(r, &message);
+    r->cursor = (struct cursor){r->bytes, (size_t)n, (message.msg_flags & MSG_TRUNC) != 0};
+    return 1;
+}
+
+static void reply(struct answer *a)
+{
+    union {
+        char space[CMSG_SPACE(2 * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {a, offsetof(struct answer, fds)};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    memset(&control, 0, sizeof control);
+    if (a->fd_count) {
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(a->fd_count * sizeof(int));
+        struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(a->fd_count * sizeof(int));
+        memcpy(CMSG_DATA(c), a->fds, a->fd_count * sizeof(int));
+    }
+    if (sendmsg(COMMAND_FD, &message, MSG_NOSIGNAL) < 0)
+        exit(0);
+    close_all(a->fds, a->fd_count);
+}
+
+static void refuse(struct answer *a, const char *step)
+{
+    a->error = errno ? errno : EIO;
+    snprintf(a->step, sizeof a->step, "%s", step);
+}
+
+/* ── a sandbox ────────────────────────────────────────────────────────────────────────────── */
+
+static int write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return n == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+static int write_map(pid_t pid, const char *name, const struct sandbox *box)
+{
+    char path[64], map[96];
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+    snprintf(map, sizeof map, "0 %u 1\n%d %u 1\n", box->init_uid, PROGRAM_UID, box->program_uid);
+    return write_file(path, map);
+}
+
+static int join_cgroups(pid_t pid, const struct request *r)
+{
+    char text[16];
+    int size = snprintf(text, sizeof text, "%d", pid);
+    for (size_t i = 0; i < r->fd_count; i++)
+        if (write(r->fds[i], text, (size_t)size) != size)
+            return -1;
+    return 0;
+}
+
+static _Noreturn void sandbox_child(int control, int gate, const struct sandbox *box,
+                                    const struct filter *filter)
+{
+    uint8_t go;
+    struct sigaction plain = {.sa_handler = SIG_DFL};
+    if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(control, 3, O_CLOEXEC) < 0 ||
+        dup3(gate, 4, O_CLOEXEC) < 0 || syscall(SYS_close_range, 5U, ~0U, 0) < 0)
+        _exit(1);
+    if (read(4, &go, 1) != 1)
+        _exit(1);
+    close(4);
+    init_serve(3, box, filter);
+}
+
+static pid_t clone_sandbox(int *pidfd)
+{
+    struct clone_args args = {
+        .flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
+                 CLONE_NEWUTS | CLONE_PIDFD,
+        .pidfd = (uint64_t)(uintptr_t)pidfd,
+        .exit_signal = SIGCHLD,
+    };
+    return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+}
+
+static const char *admit(pid_t pid, const struct request *r, const struct sandbox *box, int gate)
+{
+    if (write_map(pid, "uid_map", box) < 0)
+        return "uid map";
+    if (write_map(pid, "gid_map", box) < 0)
+        return "gid map";
+    if (join_cgroups(pid, r) < 0)
+        return "join cgroups";
+    return write(gate, "", 1) == 1 ? NULL : "gate";
+}
+
+static void launch(struct request *r, const struct sandbox *box, const struct filter *filter,
+                   struct answer *a)
+{
+    int control[2], gate[2], pidfd = -1;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0) {
+        refuse(a, "control channel");
+        return;
+    }
+    if (pipe2(gate, O_CLOEXEC) < 0) {
+        refuse(a, "gate");
+        close_all(control, 2);
+        return;
+    }
+    pid_t pid = clone_sandbox(&pidfd);
+    if (pid == 0)
+        sandbox_child(control[1], gate[0], box, filter);
+    close(control[1]);
+    close(gate[0]);
+    const char *failed = pid < 0 ? "clone" : admit(pid, r, box, gate[1]);
+    if (failed)
+        refuse(a, failed);
+    close(gate[1]); /* a child still waiting for the gate ends here */
+    a->pid = pid;
+    a->fds[0] = control[0];
+    a->fds[1] = pidfd;
+    a->fd_count = pid < 0 ? 1 : 2;
+}
+
+static void on_sandbox(struct request *r, const struct filter *filter, struct answer *a)
+{
+    struct cursor *c = &r->cursor;
+    struct sandbox box = {.warm = take_u8(c)};
+    box.init_uid = take_u32(c);
+    box.program_uid = take_u32(c);
+    box.processes = take_u32(c);
+    box.scratch_mb = take_u32(c);
+    box.argv = take_strings(c, STRINGS_MAX);
+    box.env = take_strings(c, STRINGS_MAX);
+    errno = EPROTO;
+    if (c->bad || c->left || box.warm > WARM_ZYGOTE || (box.warm == WARM_EXEC && !box.argv[0]))
+        refuse(a, "request");
+    else
+        launch(r, &box, filter, a);
+    free_strings(box.argv);
+    free_strings(box.env);
+}
+
+/* ── a zygote ─────────────────────────────────────────────────────────────────────────────── */
+
+/* What it loads may want to write (a font cache): a /work that it leaves behind with its children. */
+static int own_work(void)
+{
+    if (unshare(CLONE_NEWNS) < 0 ||
+        mount("tmpfs", "/work", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64m") < 0)
+        return -1;
+    return chdir("/work");
+}
+
+/* fds of the request: its command socket, standard input, output, error. */
+static _Noreturn void zygote_child(const struct request *r, char **argv, char **env)
+{
+    int high[4];
+    for (int i = 0; i < 4; i++)
+        high[i] = fcntl(r->fds[i], F_DUPFD_CLOEXEC, 32);
+    if (dup3(high[0], COMMAND_FD, 0) < 0 || dup2(high[1], 0) < 0 || dup2(high[2], 1) < 0 ||
+        dup2(high[3], 2) < 0 || dup3(FILTER_FD, 31, 0) < 0 || dup3(31, FILTER_FD, 0) < 0)
+        _exit(126);
+    syscall(SYS_close_range, 5U, ~0U, 0);
+    /* Its fds 3 and 4 are the command socket and the filter; launcher.c's own ones are gone. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || setsid() < 0 || own_work() < 0)
+        _exit(126);
+    execve(argv[0], argv, env);
+    fprintf(stderr, "exec %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+static void on_zygote(struct request *r, struct answer *a)
+{
+    struct cursor *c = &r->cursor;
+    char **argv = take_strings(c, STRINGS_MAX);
+    char **env = take_strings(c, STRINGS_MAX);
+    errno = EPROTO;
+    if (c->bad || c->left || r->fd_count != 4 || !argv[0]) {
+        refuse(a, "request");
+    } else {
+        a->pid = fork();
+        if (a->pid == 0)
+            zygote_child(r, argv, env);
+        a->fds[0] = a->pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, a->pid, 0);
+        if (a->fds[0] < 0)
+            refuse(a, "fork zygote");
+        else
+            a->fd_count = 1;
+    }
+    free_strings(argv);
+    free_strings(env);
+}
+
+/* ── the process ──────────────────────────────────────────────────────────────────────────── */
+
+int main(void)
+{
+    struct filter filter = {NULL, 0};
+    struct request r = {.bytes = malloc(REQUEST_MAX)};
+    /* Children are watched through their pidfds and channels; nobody waits for them here. */
+    struct sigaction ignore = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+        return 1;
+    if (!r.bytes || filter_read(FILTER_FD, &filter) < 0 || sigaction(SIGCHLD, &ignore, NULL) < 0)
+        return 1;
+    while (receive(&r)) {
+        struct answer a = {0};
+        uint8_t op = take_u8(&r.cursor);
+        errno = EPROTO;
+        if (op == 'S')
+            on_sandbox(&r, &filter, &a);
+        else if (op == 'Z')
+            on_zygote(&r, &a);
+        else
+            refuse(&a, "request");
+        close_all(r.fds, r.fd_count);
+        reply(&a);
+    }
+    return 0;
+}

@@ -1,0 +1,175 @@
+#include "setup.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <net/if.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "become.h"
+
+static int own_session(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return setsid() < 0 ? -1 : 0;
+}
+
+static int become_root_inside(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0)
+        return -1;
+    return setresuid(0, 0, 0);
+}
+
+static int die_with_launcher(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+}
+
+/* The program runs under another uid; this keeps even a shared one out of PID 1. */
+static int hide_memory(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+/* After the launcher moved us into the run's cgroup, so that it is this namespace's root. */
+static int cgroup_namespace(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return unshare(CLONE_NEWCGROUP);
+}
+
+static int host_name(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return sethostname("sandbox", 7);
+}
+
+static int loopback(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    struct ifreq request = {.ifr_name = "lo"};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    int result = ioctl(fd, SIOCSIFFLAGS, &request);
+    close(fd);
+    return result;
+}
+
+static int mount_proc(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=invisible");
+}
+
+/* Root-only on the host already; masked all the same, and gone from sight where it is not. */
+static int mask_proc(const struct sandbox *sandbox)
+{
+    static const char *const MASKED[] = {
+        "/proc/kcore",      "/proc/keys",      "/proc/timer_list", "/proc/sysrq-trigger",
+        "/proc/key-users",  "/proc/kallsyms",  "/proc/interrupts", "/proc/latency_stats",
+        "/proc/sched_debug",
+    };
+    (void)sandbox;
+    for (size_t i = 0; i < sizeof MASKED / sizeof *MASKED; i++)
+        if (mount("/dev/null", MASKED[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+            return -1;
+    return 0;
+}
+
+static int mount_scratch(const char *where, unsigned long flags, const char *mode, uint32_t mb)
+{
+    char options[128];
+    snprintf(options, sizeof options, "size=%um,nr_inodes=65536,uid=%d,gid=%d,mode=%s", mb,
+             PROGRAM_UID, PROGRAM_GID, mode);
+    return mount("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV | flags, options);
+}
+
+static int mount_work(const struct sandbox *sandbox)
+{
+    return mount_scratch("/work", 0, "0755", sandbox->scratch_mb);
+}
+
+static int mount_tmp(const struct sandbox *sandbox)
+{
+    return mount_scratch("/tmp", 0, "1777", sandbox->scratch_mb);
+}
+
+static int mount_shm(const struct sandbox *sandbox)
+{
+    return mount_scratch("/dev/shm", MS_NOEXEC, "1777", sandbox->scratch_mb);
+}
+
+static int make_outputs(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    if (mkdir("/work/outputs", 0755) < 0)
+        return -1;
+    return chown("/work/outputs", PROGRAM_UID, PROGRAM_GID);
+}
+
+/* What init still needs: to read any file of the sandbox, to end any process of it, to become
+ * the program. All of it counts inside this user namespace only. */
+static int keep_few_capabilities(const struct sandbox *sandbox)
+{
+    const uint32_t kept = 1U << CAP_DAC_OVERRIDE | 1U << CAP_DAC_READ_SEARCH | 1U << CAP_KILL |
+                          1U << CAP_SETGID | 1U << CAP_SETUID | 1U << CAP_SETPCAP;
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2] = {{kept, kept, 0}, {0, 0, 0}};
+    (void)sandbox;
+    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+        if ((cap > 31 || !(kept & 1U << cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
+            errno != EINVAL)
+            return -1;
+    return (int)syscall(SYS_capset, &header, data);
+}
+
+static int no_new_privileges(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+static const struct {
+    const char *name;
+    int (*run)(const struct sandbox *sandbox);
+} STEPS[] = {
+    {"own session", own_session},
+    {"root inside", become_root_inside},
+    {"die with launcher", die_with_launcher},
+    {"hide memory", hide_memory},
+    {"cgroup namespace", cgroup_namespace},
+    {"host name", host_name},
+    {"loopback", loopback},
+    {"mount /proc", mount_proc},
+    {"mask /proc", mask_proc},
+    {"mount /work", mount_work},
+    {"mount /tmp", mount_tmp},
+    {"mount /dev/shm", mount_shm},
+    {"make outputs", make_outputs},
+    {"keep few capabilities", keep_few_capabilities},
+    {"no new privileges", no_new_privileges},
+};
+
+const char *setup_sandbox(const struct sandbox *sandbox)
+{
+    for (size_t i = 0; i < sizeof STEPS / sizeof *STEPS; i++)
+        if (STEPS[i].run(sandbox) < 0)
+            return STEPS[i].name;
+    return NULL;
+}

@@ -1,0 +1,24 @@
+/* Setting the sandbox up from inside: a flat list of named steps, run once by PID 1. */
+#ifndef CE_SETUP_H
+#define CE_SETUP_H
+
+#include <stdint.h>
+
+struct sandbox {
+    uint32_t init_uid, program_uid; /* outside; inside they are 0 and PROGRAM_UID */
+    uint32_t processes;             /* RLIMIT_NPROC of the program */
+    uint32_t scratch_mb;            /* size of each of /work, /tmp and /dev/shm */
+    uint8_t warm;                   /* enum warm */
+    char **argv, **env;             /* of the interpreter to start ahead (WARM_EXEC) */
+};
+
+enum warm {
+    WARM_NONE = 0,   /* a program is exec'ed when the job comes */
+    WARM_EXEC = 1,   /* init starts an interpreter ahead, which waits for the job */
+    WARM_ZYGOTE = 2, /* a zygote outside forks the interpreter into this sandbox */
+};
+
+/* NULL, or the name of the step that failed, with errno. */
+const char *setup_sandbox(const struct sandbox *sandbox);
+
+#endif

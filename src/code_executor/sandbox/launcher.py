@@ -1,0 +1,311 @@
+"""The service's side of the launcher and of the zygotes: processes, sockets, requests.
+
+Theory of operation. :class:`Launcher` starts the ground process (:mod:`.ground`), which becomes the
+launcher in C (``init/launcher.c``). They speak over a SOCK_SEQPACKET socket, one request and one
+answer at a time, descriptors attached; an answer is awaited on the event loop, so a slow clone
+holds nobody up. :class:`Zygote` is a warm interpreter that the launcher forked; a fork request is
+one packet without an answer: that the child is there, init itself tells (READY).
+
+Each is dead when its socket ends. The owner (``native``) starts a new one then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import socket
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.sandbox import frames
+from code_executor.sandbox.ground import Instructions
+
+ANSWER = struct.Struct("<ii32s")
+REQUEST = struct.Struct("<cBIIII")
+WARM_NONE, WARM_EXEC, WARM_ZYGOTE = 0, 1, 2
+START_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A sandbox's PID 1 as the host holds it; the receiver owns both descriptors."""
+
+    pid: int
+    control: socket.socket
+    pidfd: int
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """What the launcher needs to know of a sandbox (``init/setup.h``, struct sandbox)."""
+
+    warm: int
+    init_uid: int
+    program_uid: int
+    processes: int
+    scratch_mb: int
+    argv: Sequence[str] = ()
+    env: Sequence[str] = ()
+
+    def encode(self) -> bytes:
+        """The request packet."""
+        head = REQUEST.pack(
+            b"S", self.warm, self.init_uid, self.program_uid, self.processes, self.scratch_mb
+        )
+        argv = frames.strings([a.encode() for a in self.argv])
+        return head + argv + frames.strings([e.encode() for e in self.env])
+
+
+def environment(env: Mapping[str, str]) -> list[str]:
+    """``NAME=VALUE`` strings."""
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+class Launcher:
+    """The launcher process and the requests to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self._process = process
+        self._socket = sock
+        self._lock = asyncio.Lock()
+        self.alive = True
+
+    @classmethod
+    async def start(cls, told: Instructions, filter_program: bytes) -> Launcher:
+        """Start the ground process and wait until it is the launcher.
+
+        Raises:
+            HostUnfit: a step of the ground process failed; its words are in the message.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        filter_fd = os.memfd_create("seccomp")
+        try:
+            os.write(filter_fd, filter_program)
+            process = await _start_ground(theirs.fileno(), filter_fd)
+        finally:
+            theirs.close()
+            os.close(filter_fd)
+        assert process.stdin is not None
+        ours.setblocking(False)
+        launcher = cls(process, ours)
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(pickle.dumps(told))
+            process.stdin.write_eof()
+        await launcher._await_start()
+        return launcher
+
+    async def _await_start(self) -> None:
+        """A request that the launcher must refuse tells that it is there."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._request(b"?", ())
+        except SandboxUnavailable as refused:
+            if refused.step == "request":
+                return
+        except TimeoutError:
+            pass
+        assert self._process.stderr is not None
+        self.kill()
+        words = (await self._process.stderr.read()).decode("utf-8", "replace").strip()
+        raise HostUnfit(
+            f"the sandboxes' root could not be made: {words or 'no answer'}", fix=_advice(words)
+        )
+
+    async def sandbox(self, request: SandboxRequest, cgroup_procs: Sequence[int]) -> Spawned:
+        """Clone a sandbox's PID 1; it joins the cgroups behind the given descriptors.
+
+        Raises:
+            SandboxUnavailable: a step failed; it is named.
+        """
+        pid, (control, pidfd) = await self._request(request.encode(), cgroup_procs)
+        return Spawned(pid, socket.socket(fileno=control), pidfd)
+
+    async def zygote(self, argv: Sequence[str], env: Sequence[str], fds: Sequence[int]) -> int:
+        """Fork and exec a zygote; ``fds``: its command socket and standard streams. Its pidfd."""
+        packet = b"Z" + frames.strings([a.encode() for a in argv])
+        packet += frames.strings([e.encode() for e in env])
+        _, (pidfd,) = await self._request(packet, fds)
+        return pidfd
+
+    async def _request(self, packet: bytes, fds: Sequence[int]) -> tuple[int, list[int]]:
+        async with self._lock:
+            try:
+                socket.send_fds(self._socket, [packet], list(fds))
+                data, received = await asyncio.shield(asyncio.ensure_future(self._answer()))
+            except OSError as error:
+                self.alive = False
+                raise SandboxUnavailable("the launcher is gone", step="launcher") from error
+        if len(data) != ANSWER.size:
+            self.alive = False
+            raise SandboxUnavailable("the launcher is gone", step="launcher")
+        error_number, pid, step = ANSWER.unpack(data)
+        if error_number:
+            for fd in received:
+                os.close(fd)
+            name = step.rstrip(b"\0").decode()
+            raise SandboxUnavailable(f"no sandbox: {os.strerror(error_number)}", step=name)
+        return pid, received
+
+    async def _answer(self) -> tuple[bytes, list[int]]:
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._socket.fileno(), _resolve, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(self._socket.fileno())
+        data, fds, _, _ = socket.recv_fds(self._socket, 4096, 8)
+        return data, fds
+
+    def kill(self) -> None:
+        """End the launcher, and with it every zygote and sandbox."""
+        self.alive = False
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._socket.close()
+
+    async def close(self) -> None:
+        """End it and wait for it."""
+        self.kill()
+        await self._process.wait()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _start_ground(command_fd: int, filter_fd: int) -> asyncio.subprocess.Process:
+    """``python -I -m …ground`` with an empty environment and descriptors 3 and 4."""
+    code = (
+        "import os,sys;a,b=int(sys.argv[1]),int(sys.argv[2]);"
+        "x=os.dup(a) if a<5 else a;y=os.dup(b) if b<5 else b;"
+        "os.dup2(x,3);os.dup2(y,4);"
+        "from code_executor.sandbox.ground import main;main()"
+    )
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-c",
+        code,
+        str(command_fd),
+        str(filter_fd),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        pass_fds=(command_fd, filter_fd),
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        cwd="/",
+    )
+
+
+def _advice(words: str) -> str:
+    if "newuidmap" in words or "newgidmap" in words:
+        return "apt-get install uidmap"
+    if "enter_user_namespace" in words:
+        return (
+            "sysctl -w kernel.unprivileged_userns_clone=1"
+            " kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+    if "mount_setattr" in words:
+        return "boot Linux 5.12 or newer"
+    return "run as root, or where unprivileged user namespaces may mount; see docs/install.md"
+
+
+class Zygote:
+    """A warm interpreter that forks into sandboxes."""
+
+    def __init__(self, name: str, sock: socket.socket, pidfd: int, log: int) -> None:
+        self.name = name
+        self._socket = sock
+        self._pidfd = pidfd
+        self._log = log
+
+    @classmethod
+    async def start(
+        cls, launcher: Launcher, name: str, argv: Sequence[str], env: Sequence[str]
+    ) -> Zygote:
+        """Start one and wait until it is warm.
+
+        Raises:
+            SandboxUnavailable: it did not become warm; its words are in the message.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Its streams are pipes, as a program's are: the interpreter chooses its buffers by that.
+        stdin_r, stdin_w = os.pipe()
+        log_r, log_w = os.pipe()
+        try:
+            fds = (theirs.fileno(), stdin_r, log_w, log_w)
+            pidfd = await launcher.zygote(argv, env, fds)
+        finally:
+            theirs.close()
+            for fd in (stdin_r, stdin_w, log_w):
+                os.close(fd)
+        ours.setblocking(False)
+        os.set_blocking(log_r, False)
+        zygote = cls(name, ours, pidfd, log_r)
+        await zygote._await_warm()
+        return zygote
+
+    async def _await_warm(self) -> None:
+        loop = asyncio.get_running_loop()
+        said = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S):
+                said = await loop.sock_recv(self._socket, 1)
+        if said == b"\0":
+            return
+        words = self.words()
+        self.close()
+        raise SandboxUnavailable(f"zygote {self.name} did not start: {words}", step="zygote")
+
+    def words(self) -> str:
+        """What it has written on standard error since last asked (its own, not a program's)."""
+        try:
+            return os.read(self._log, 8192).decode("utf-8", "replace").strip()
+        except BlockingIOError:
+            return ""
+
+    def fork(self, processes: int, fds: Sequence[int]) -> None:
+        """Ask for one child; ``fds`` as ``init/zygote.c`` lists them. Init tells when it is there.
+
+        Raises:
+            SandboxUnavailable: the zygote is dead.
+        """
+        try:
+            socket.send_fds(self._socket, [struct.pack("<I", processes)], list(fds))
+        except OSError as error:
+            raise SandboxUnavailable(f"zygote {self.name} is gone", step="zygote") from error
+
+    def close(self) -> None:
+        """Let it go: it ends when its socket does."""
+        self._socket.close()
+        os.close(self._pidfd)
+        os.close(self._log)
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteSpec:
+    """How to start a zygote: what is loaded, and with which arguments and environment."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    preload: tuple[str, ...]
+
+
+PRIVATE = "tmp/.zygote"
+
+
+def private_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
+    """What only zygotes see (every sandbox mounts its own ``/tmp`` over it)."""
+    return {
+        f"{PRIVATE}/zygote.so": zygote_library,
+        f"{PRIVATE}/sitecustomize.py": bootstrap / "zygote.py",
+    }

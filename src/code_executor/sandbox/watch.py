@@ -1,0 +1,121 @@
+"""The clock that counts: wall time, CPU time and the kernel's OOM counter, kept by the host.
+
+Theory of operation. A watch is armed while a program of the run runs (twice for a compiled one).
+Wall time is one timer. CPU time is looked up when it could first have reached the limit on this
+many cores, then again after what is left could have been used, so a short run costs no look-up and
+a long one a handful. The OOM counter is looked at on the way, so that a run of which one process
+was killed for memory ends then. The first verdict stands; ``stop`` is called with it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from code_executor.model import LimitHit, Limits, RunStatus
+
+LONGEST_LOOK_S = 0.25
+SHORTEST_LOOK_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why the service ended a run."""
+
+    status: RunStatus
+    limit_hit: LimitHit | None = None
+    reason: str | None = None
+
+
+WALL = Verdict(RunStatus.TIMEOUT, LimitHit.WALL)
+CPU = Verdict(RunStatus.TIMEOUT, LimitHit.CPU)
+OOM = Verdict(RunStatus.OOM, LimitHit.MEMORY)
+FLOOD = Verdict(
+    RunStatus.KILLED, LimitHit.OUTPUT, "the program wrote far more than max_output_bytes"
+)
+
+
+class Counters(Protocol):
+    """What a watch reads; ``cgroup.Group`` is one."""
+
+    def cpu_us(self) -> int:
+        """CPU time so far, microseconds."""
+        ...
+
+    def oom_kills(self) -> int:
+        """Processes ended for memory so far."""
+        ...
+
+
+class Watch:
+    """Watches one run against its limits. ``stop`` runs on the event loop."""
+
+    def __init__(self, counters: Counters, limits: Limits, stop: Callable[[Verdict], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._counters = counters
+        self._limits = limits
+        self._stop = stop
+        self._cores = len(os.sched_getaffinity(0))
+        self._cpu_base = counters.cpu_us()
+        self._oom_base = counters.oom_kills()
+        self._began = 0.0
+        self._wall_before = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
+        self.verdict: Verdict | None = None
+
+    def began(self) -> None:
+        """A program of the run has started."""
+        self._began = self._loop.time()
+        left = self._limits.timeout_ms / 1000 - self._wall_before
+        self._timers = [
+            self._loop.call_later(max(left, 0), self.decide, WALL),
+            self._loop.call_later(self._next_look(), self._look),
+        ]
+
+    def ended(self) -> None:
+        """It has ended, or is being ended: the clock stops."""
+        if self._timers:
+            self._wall_before += self._loop.time() - self._began
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+
+    def decide(self, verdict: Verdict) -> None:
+        """The first verdict stands."""
+        if self.verdict is None:
+            self.verdict = verdict
+            self._stop(verdict)
+
+    @property
+    def wall_s(self) -> float:
+        """Wall time of the run's programs together, seconds."""
+        return self._wall_before + (self._loop.time() - self._began if self._timers else 0.0)
+
+    def cpu_us(self) -> int:
+        """CPU time since the watch was made, microseconds."""
+        return self._counters.cpu_us() - self._cpu_base
+
+    def final(self) -> Verdict | None:
+        """The verdict after the end, counters included: a limit passed between two looks counts."""
+        if self.verdict is None and self._counters.oom_kills() > self._oom_base:
+            self.verdict = OOM
+        if self.verdict is None and self.cpu_us() > self._limits.cpu_ms * 1000:
+            self.verdict = CPU
+        return self.verdict
+
+    def _next_look(self) -> float:
+        left = (self._limits.cpu_ms * 1000 - self.cpu_us()) / 1e6 / self._cores
+        return min(max(left, SHORTEST_LOOK_S), LONGEST_LOOK_S)
+
+    def _look(self) -> None:
+        if not self._timers:
+            return
+        if self._counters.oom_kills() > self._oom_base:
+            self.decide(OOM)
+        elif self.cpu_us() > self._limits.cpu_ms * 1000:
+            self.decide(CPU)
+        else:
+            self._timers[1] = self._loop.call_later(self._next_look(), self._look)
