@@ -1,0 +1,1 @@
+"""Alembic's place: ``env`` and the scripts in ``versions``, run by ``store.migrate``."""
