@@ -63,10 +63,10 @@ class Language:
     """A language; paths are inside the sandbox, where the program's directory is ``/work``.
 
     ``run`` and ``compile`` are argument vectors, the program's own arguments not
-    included; ``version`` prints a line that holds the version; ``packages`` prints the
+    included; ``ahead`` starts the interpreter of an ``exec`` flavour before the run is
+    known, with a bootstrap under ``/run/ahead`` that waits for it; ``version`` prints a line that holds the version; ``packages`` prints the
     preinstalled packages, one a line; ``probe`` is a program that must print ``ok``.
-    ``suffixes`` tells the command line which files are of this language. ``binds`` are
-    host paths beyond ``/usr`` that it needs to read, where they exist.
+    ``suffixes`` tells the command line which files are of this language.
     ``dropped_env`` and ``cold_env`` are globs: variables that a caller may not set, and
     variables that are only read while an interpreter starts.
     """
@@ -83,10 +83,10 @@ class Language:
     aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
     compile: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     processes: int = 64
-    binds: tuple[str, ...] = ()
     dropped_env: tuple[str, ...] = ()
     cold_env: tuple[str, ...] = ()
 
@@ -160,6 +160,7 @@ def _with_interpreter(language: Language, path: str) -> Language:
         interpreters=(path,),
         run=fill(language.run),
         compile=fill(language.compile),
+        ahead=fill(language.ahead),
         version=fill(language.version),
         packages=fill(language.packages),
     )
@@ -248,7 +249,6 @@ def _check(language: Language, file: str) -> None:
         ("run", _command(language.run), "must start with an absolute path"),
         ("compile", not language.compile or _command(language.compile), "must start likewise"),
         ("version", _command(language.version), "must start with an absolute path"),
-        ("binds", all(map(_is_absolute, language.binds)), "must be absolute paths"),
         ("env", all(_NAME.fullmatch(key) for key, _ in language.env), "must have valid names"),
         ("flavours", _flavours_ok(language), "must be distinct, and only the last ones may import"),
     )

@@ -111,12 +111,14 @@ def frame(kind: Kind, payload: bytes = b"") -> bytes:
     return HEADER.pack(kind, len(payload)) + payload
 
 
+def string(value: bytes) -> bytes:
+    """A counted string."""
+    return U32.pack(len(value)) + value
+
+
 def strings(values: Sequence[bytes]) -> bytes:
     """A counted list of counted strings."""
-    parts = [U32.pack(len(values))]
-    for value in values:
-        parts += (U32.pack(len(value)), value)
-    return b"".join(parts)
+    return U32.pack(len(values)) + b"".join(map(string, values))
 
 
 def staged(path: str, content: bytes) -> Iterator[bytes]:

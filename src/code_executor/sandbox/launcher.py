@@ -50,6 +50,7 @@ class SandboxRequest:
     program_uid: int
     processes: int
     scratch_mb: int
+    source: str = ""
     argv: Sequence[str] = ()
     env: Sequence[str] = ()
 
@@ -58,7 +59,7 @@ class SandboxRequest:
         head = REQUEST.pack(
             b"S", self.warm, self.init_uid, self.program_uid, self.processes, self.scratch_mb
         )
-        argv = frames.strings([a.encode() for a in self.argv])
+        argv = frames.string(self.source.encode()) + frames.strings([a.encode() for a in self.argv])
         return head + argv + frames.strings([e.encode() for e in self.env])
 
 

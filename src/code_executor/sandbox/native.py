@@ -29,6 +29,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -38,17 +39,19 @@ from code_executor.languages import Flavour, Language, Warm
 from code_executor.model import (
     MIB,
     ArtifactFile,
+    LanguageStatus,
     Limits,
     Outcome,
     Phase,
     Plan,
+    Promise,
     RunStatus,
     Skipped,
     Usage,
 )
 from code_executor.plan import default_env
 from code_executor.sandbox import launcher as launching
-from code_executor.sandbox import seccomp
+from code_executor.sandbox import probes, seccomp
 from code_executor.sandbox.artifacts import choose
 from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import Group, Tree
@@ -68,6 +71,7 @@ REMOVE_TIMEOUT_S = 10.0
 OWN_PROCESSES = 1  # init counts in the pids controller too
 log = structlog.get_logger(__name__)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
+AHEAD = ("node.js", "ruby.rb", "php.php")
 HOST_RUN = Path("/run/code-executor")
 
 
@@ -367,6 +371,7 @@ class NativeBackend:
         self._zygotes: dict[str, Zygote] = {}
         self._live: dict[str, NativeSandbox] = {}
         self._count = 0
+        self._statuses: Sequence[LanguageStatus] | None = None
         self._launcher: Launcher | None = None
         self._tree: Tree | None = None
         self._uids: UidPairs | None = None
@@ -409,10 +414,13 @@ class NativeBackend:
     def _instructions(self, staging: str) -> Instructions:
         built = binaries()
         present = {path: source for path, source in self._mounts.items() if source.is_dir()}
+        texts = launching.private_files(built.zygote, BOOTSTRAP) | {
+            f"run/ahead/{name}": BOOTSTRAP / name for name in AHEAD
+        }
         root = os.geteuid() == 0
         user = str(os.getuid()) if root else getpass.getuser()
         return Instructions(
-            operations=root_operations(present, launching.private_files(built.zygote, BOOTSTRAP)),
+            operations=root_operations(present, texts),
             staging=staging,
             launcher=str(built.launcher),
             subuids=None if root else subordinate(Path("/etc/subuid"), user, os.getuid()),
@@ -459,7 +467,6 @@ class NativeBackend:
     async def _prepare(self, name: str) -> NativeSandbox:
         assert self._tree is not None
         assert self._uids is not None
-        language, _ = self._flavours[name]
         zygote = self._zygotes.get(name)
         uids = self._uids.take()
         self._count += 1
@@ -467,13 +474,7 @@ class NativeBackend:
         group = self._tree.group(sandbox_name)
         sandbox = NativeSandbox(self, name, group, uids, sandbox_name)
         self._live[sandbox_name] = sandbox
-        request = SandboxRequest(
-            warm=launching.WARM_ZYGOTE if zygote else launching.WARM_NONE,
-            init_uid=uids[0],
-            program_uid=uids[1],
-            processes=language.processes,
-            scratch_mb=self._scratch_mb,
-        )
+        request = self._request(name, uids, zygote)
         try:
             await sandbox.start(request, zygote, self._memory)
         except BaseException as error:
@@ -482,6 +483,37 @@ class NativeBackend:
                 raise
             raise SandboxUnavailable(f"no sandbox: {error}", step="prepare") from error
         return sandbox
+
+    def _request(self, name: str, uids: tuple[int, int], zygote: Zygote | None) -> SandboxRequest:
+        """How the launcher starts a sandbox of this flavour."""
+        language, flavour = self._flavours[name]
+        base = SandboxRequest(
+            warm=launching.WARM_ZYGOTE if zygote else launching.WARM_NONE,
+            init_uid=uids[0],
+            program_uid=uids[1],
+            processes=language.processes,
+            scratch_mb=self._scratch_mb,
+        )
+        if flavour.warm is not Warm.EXEC:
+            return base
+        return replace(
+            base,
+            warm=launching.WARM_EXEC,
+            source=language.source,
+            argv=language.ahead,
+            env=environment(default_env(language)),
+        )
+
+    async def probe(self) -> Sequence[Promise]:
+        """See ``ports.Backend.probe``."""
+        return await probes.probe(self, self._languages.get("python"))
+
+    async def languages(self) -> Sequence[LanguageStatus]:
+        """See ``ports.Backend.languages``."""
+        if self._statuses is None:
+            asked = (probes.language_status(self, each) for each in self._languages.values())
+            self._statuses = await asyncio.gather(*asked)
+        return self._statuses
 
     def forget(self, sandbox: NativeSandbox, uids: tuple[int, int] | None) -> None:
         """Called by a sandbox when nothing of it is left (``uids`` to be used again)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 HOST_NAME = "sandbox"
 DEVICES = ("null", "zero", "full", "random", "urandom")
-EMPTY_DIRECTORIES = ("dev/shm", "proc", "work", "tmp", "run", "opt", "etc", "var", "sys", "mnt")
+EMPTY_DIRECTORIES = ("dev/shm", "proc", "work", "tmp", "run", "opt", "etc", "var")
 LINKS = {
     "var/tmp": "/tmp",  # noqa: S108 - a path of the sandboxes, not of the host
     "dev/fd": "/proc/self/fd",
@@ -120,12 +120,11 @@ def _copies(source: Path, path: str) -> Iterator[Operation]:
         yield Text(path, source.read_bytes())
 
 
-def root_operations(mounts: dict[str, Path], private: dict[str, Path]) -> Sequence[Operation]:
+def root_operations(mounts: dict[str, Path], texts: dict[str, Path]) -> Sequence[Operation]:
     """All of the root, in order.
 
     ``mounts`` maps paths in the root to host directories bound there read-only (the runtimes);
-    ``private`` maps paths under ``tmp`` to host files that only zygotes see, because every sandbox
-    mounts its own ``/tmp`` over them.
+    ``texts`` maps paths to host files whose content is put there (the bootstraps).
     """
     operations: list[Operation] = [*_system()]
     operations += [Directory(path) for path in ("dev", *EMPTY_DIRECTORIES)]
@@ -138,6 +137,8 @@ def root_operations(mounts: dict[str, Path], private: dict[str, Path]) -> Sequen
         operations += (Text(f"dev/{device}", b""), Bind(f"dev/{device}", f"/dev/{device}", True))
     for path, source in mounts.items():
         operations += (Directory(path), Bind(path, str(source)))
-    operations += [Directory(str(parent)) for parent in {Path(p).parent for p in private}]
-    operations += [Text(path, source.read_bytes()) for path, source in private.items()]
+    operations += [
+        Directory(str(parent)) for parent in sorted({Path(path).parent for path in texts})
+    ]
+    operations += [Text(path, source.read_bytes()) for path, source in texts.items()]
     return operations

@@ -71,6 +71,9 @@ def serve():
     library = ctypes.PyDLL(HERE + "/zygote.so", use_errno=False)
     library.zygote_await.restype = ctypes.c_size_t
     warm_up()
+    for name in ("PYTHONPATH", "CE_PRELOAD"):
+        library.zygote_forget(name.encode())
+        del os.environ[name]
     gc.collect()
     gc.freeze()
     calls = hooks()

@@ -400,6 +400,12 @@ static void start_warm(struct init *s)
         must_send(send_frame_fds(s->control, FRAME_HELLO, fds, 5));
         far_close(&far);
     } else {
+        /* A blank, because an interpreter that looks at its first line would find an empty
+         * program finished; staging truncates it, and nobody has read further. */
+        int source = stage_open(s->sandbox->source);
+        if (source < 0 || write_all(source, " ", 1) < 0)
+            fail(s, "warm source");
+        close(source);
         failed = program_exec(&s->program, &far, s->sandbox->argv, s->sandbox->env,
                               s->sandbox->processes, s->filter);
         if (failed)

@@ -229,6 +229,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
     box.program_uid = take_u32(c);
     box.processes = take_u32(c);
     box.scratch_mb = take_u32(c);
+    box.source = take_string(c);
     box.argv = take_strings(c, STRINGS_MAX);
     box.env = take_strings(c, STRINGS_MAX);
     errno = EPROTO;
@@ -236,6 +237,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
         refuse(a, "request");
     else
         launch(r, &box, filter, a);
+    free(box.source);
     free_strings(box.argv);
     free_strings(box.env);
 }

@@ -185,6 +185,16 @@ static int prepare(void)
     return deaths < 0 || send(COMMAND_FD, "", 1, MSG_NOSIGNAL) != 1 ? -1 : 0;
 }
 
+/* Remove a variable of our own, also from the memory that /proc/self/environ shows. */
+void zygote_forget(const char *name)
+{
+    char *value = getenv(name);
+    if (!value)
+        return;
+    unsetenv(name);
+    memset(value - strlen(name) - 1, 0, strlen(name) + 1 + strlen(value));
+}
+
 /* Serve until the service is gone (then the process ends); returns 0 in a child, -1 on failure. */
 int zygote_serve(const struct hooks *hooks)
 {

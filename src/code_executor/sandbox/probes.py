@@ -1,0 +1,228 @@
+"""The look at a host before the service starts: hostile probes in a real sandbox, and languages.
+
+For any backend. Each promise gets one row that says what was tried and seen; a row that is not
+kept stops the start (``readiness.refuse_broken``) unless the operator has waived it by name. The
+probes are few and short; the whole set is the conformance suite (``code-executor check --full``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from importlib.resources import files
+
+from code_executor.errors import SandboxUnavailable
+from code_executor.languages import Language
+from code_executor.model import (
+    LanguageStatus,
+    Limits,
+    Outcome,
+    Phase,
+    Plan,
+    Promise,
+    RunRequest,
+    RunStatus,
+    SourceFile,
+    Step,
+)
+from code_executor.plan import make_plan
+from code_executor.ports import Backend
+
+ATTEMPTS = "code_executor.sandbox.conformance.attempts"
+QUICK_MAIN = "from attempts import main\nmain()\n"
+_VERSION = re.compile(rb"\d+\.\d+[\w.+~-]*")
+PACKAGES_LIMITS = Limits(timeout_ms=10_000, memory_mb=512, cpu_ms=10_000)
+
+
+async def run_once(backend: Backend, plan: Plan) -> Outcome:
+    """Prepare, run, destroy.
+
+    Raises:
+        SandboxUnavailable: the machinery failed.
+    """
+    sandbox = await backend.prepare(plan.flavour)
+    try:
+        return await sandbox.run(plan)
+    finally:
+        await sandbox.destroy()
+
+
+def _plan(python: Language, code: str, *, limits: Limits | None = None) -> Plan:
+    request = RunRequest(language=python.id, code=code, limits=limits or Limits())
+    return make_plan(request, python, inputs=[])
+
+
+def _row(promise: str, title: str, kept: bool, evidence: str, fix: str) -> Promise:
+    return Promise(promise, title, kept, evidence, None if kept else fix)
+
+
+def _attempt_sources() -> tuple[SourceFile, ...]:
+    """The package of hostile attempts, to be staged beside a program that imports it."""
+    return tuple(
+        SourceFile(f"attempts/{entry.name}", entry.read_bytes())
+        for entry in files(ATTEMPTS).iterdir()
+        if entry.name.endswith(".py")
+    )
+
+
+async def _hostile(backend: Backend, python: Language) -> Sequence[Promise]:
+    """P1 and P7: the quick hostile attempts, and exactly the documented environment."""
+    request = RunRequest(
+        language=python.id, code=QUICK_MAIN, args=("quick",), sources=_attempt_sources()
+    )
+    outcome = await run_once(backend, make_plan(request, python, inputs=[]))
+    tried = [json.loads(line) for line in outcome.stdout.data.splitlines()]
+    through = [f"{a['title']}: {a['detail']}" for a in tried if not a["held"]]
+    kept = outcome.status is RunStatus.SUCCEEDED and bool(tried) and not through
+    said = outcome.stderr.data.decode("utf-8", "replace")[-200:]
+    evidence = "; ".join(through) or f"{len(tried)} hostile attempts held {said}".strip()
+    environment = await run_once(
+        backend, _plan(python, "import os\nfor n in sorted(os.environ): print(n, os.environ[n])\n")
+    )
+    plan = _plan(python, "")
+    expected = "".join(f"{name} {value}\n" for name, value in sorted(plan.env))
+    clean = environment.stdout.data.decode() == expected
+    return (
+        _row("P1", "no way out of the sandbox", kept, evidence, "code-executor check --full"),
+        _row(
+            "P7",
+            "no secret in the sandbox",
+            clean,
+            f"the environment has {len(plan.env)} variables, all of them documented"
+            if clean
+            else "the environment differs from the documented one",
+            "report this: SECURITY.md",
+        ),
+    )
+
+
+async def _deadline(backend: Backend, python: Language) -> Sequence[Promise]:
+    """P2 and P3: a program that never ends, with a child in a session of its own."""
+    code = "import os, time\nif os.fork() == 0: os.setsid()\nwhile True: time.sleep(9)\n"
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    outcome = await run_once(backend, _plan(python, code, limits=Limits(timeout_ms=100)))
+    took = loop.time() - began
+    kept = outcome.status is RunStatus.TIMEOUT
+    ended = f"an endless program with a daemon ended as {outcome.status} and was destroyed"
+    return (
+        _row("P2", "nothing of a run outlives it", kept, ended, "see the service's log"),
+        _row(
+            "P3",
+            "every run ends by its deadline",
+            kept and outcome.usage.wall_ms < 1100,
+            f"timeout_ms 100 ended after {outcome.usage.wall_ms} ms ({took:.1f} s in all)",
+            "see the service's log",
+        ),
+    )
+
+
+async def _memory(backend: Backend, python: Language) -> Sequence[Promise]:
+    """P4: more memory than allowed, by tmpfs and heap together."""
+    code = "open('/dev/shm/x', 'wb').write(b'x' * (24 << 20))\nx = bytearray(24 << 20)\nprint('over')\n"
+    outcome = await run_once(backend, _plan(python, code, limits=Limits(memory_mb=32)))
+    return (
+        _row(
+            "P4",
+            "memory, processes and time are bounded",
+            outcome.status is RunStatus.OOM,
+            f"48 MiB in a run of 32 MiB ended as {outcome.status}",
+            "enable the memory controller: docs/install.md",
+        ),
+    )
+
+
+async def _neighbours(backend: Backend, python: Language) -> Sequence[Promise]:
+    """P6: two runs at a time have different user ids on the host, and an empty /dev/shm each."""
+    code = (
+        "import os, time\n"
+        "print(open('/proc/self/uid_map').read().split())\n"
+        "print(os.listdir('/dev/shm'), os.listdir('/tmp'))\n"
+        "open('/dev/shm/mark', 'w').close(); open('/tmp/mark', 'w').close()\n"
+        "time.sleep(0.1)\n"
+    )
+    outcomes = await asyncio.gather(*(run_once(backend, _plan(python, code)) for _ in range(2)))
+    said = [outcome.stdout.data.decode().splitlines() for outcome in outcomes]
+    kept = all(len(s) == 2 and s[1] == "[] []" for s in said) and said[0][0] != said[1][0]
+    evidence = "two runs at a time had different user ids and saw nothing of each other"
+    return (
+        _row(
+            "P6",
+            "runs do not see each other",
+            kept,
+            evidence if kept else f"two runs at a time saw {said}",
+            "report this: SECURITY.md",
+        ),
+    )
+
+
+async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
+    """P5 and P8: exit code 137 is a plain failure, and a link under outputs is not followed."""
+    code = (
+        "import os, sys\nos.symlink('/etc/passwd', 'outputs/link')\n"
+        "open('outputs/file', 'w').write('plain')\nsys.exit(137)\n"
+    )
+    outcome = await run_once(backend, _plan(python, code))
+    plain = [(file.name, file.content) for file in outcome.artifacts] == [("file", b"plain")]
+    true = outcome.status is RunStatus.FAILED and outcome.exit_code == 137
+    return (
+        _row("P5", "files cross as plain bytes", plain, "a link under outputs was left", "report"),
+        _row("P8", "statuses are observed facts", true, "exit code 137 is failed", "report"),
+    )
+
+
+Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
+LOOKS: tuple[Look, ...] = (_hostile, _deadline, _memory, _neighbours, _truth)
+
+
+async def probe(backend: Backend, python: Language | None) -> Sequence[Promise]:
+    """All rows, by promise number; P12 (it fails closed) sums up the others."""
+    if python is None:
+        return [_row("P12", "it fails closed", False, "the probes need Python", "make up (Python)")]
+    rows: list[Promise] = []
+    for look in LOOKS:
+        try:
+            rows += await look(backend, python)
+        except (SandboxUnavailable, ValueError, KeyError) as error:
+            failed = f"{look.__name__.strip('_')}: {error}"
+            rows.append(_row("P12", "it fails closed", False, failed, "see the service's log"))
+    if all(row.kept for row in rows):
+        rows.append(_row("P12", "it fails closed", True, "every probe ran in a real sandbox", ""))
+    return sorted(rows, key=lambda row: int(row.id[1:]))
+
+
+async def language_status(backend: Backend, language: Language) -> LanguageStatus:
+    """Version and packages of a language, asked of its interpreter inside a sandbox."""
+    found = LanguageStatus(
+        id=language.id,
+        name=language.name,
+        file_name=language.source,
+        available=False,
+        aliases=language.aliases,
+    )
+    try:
+        outcome = await run_once(backend, _command(language, language.version))
+        version = _VERSION.search(outcome.stdout.data)
+        if outcome.status is not RunStatus.SUCCEEDED or version is None:
+            raise SandboxUnavailable("it does not tell its version", step="version")
+        packages = await _packages(backend, language)
+    except SandboxUnavailable as error:
+        reason = f"not installed ({error.message}); {language.install}"
+        return replace(found, reason=reason)
+    return replace(found, available=True, version=version[0].decode(), packages=packages)
+
+
+async def _packages(backend: Backend, language: Language) -> tuple[str, ...]:
+    if not language.packages:
+        return ()
+    outcome = await run_once(backend, _command(language, language.packages))
+    return tuple(outcome.stdout.data.decode("utf-8", "replace").split())
+
+
+def _command(language: Language, argv: Sequence[str]) -> Plan:
+    """A plan that runs one command of a language with its own environment."""
+    plan = make_plan(RunRequest(language.id, "", limits=PACKAGES_LIMITS), language, inputs=[])
+    return replace(plan, steps=(Step(Phase.RUN, tuple(argv)),), warm=False)
