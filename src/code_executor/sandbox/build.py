@@ -23,7 +23,7 @@ BUILD = HERE / "_build"
 
 INIT_SOURCES = ("proto", "become", "stage", "collect", "program", "setup", "init")
 LAUNCHER = (*INIT_SOURCES, "launcher")
-ZYGOTE = ("proto", "become", "program", "zygote")
+ZYGOTE = ("proto", "become", "program", "zygote", "cpython")
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat=2")
 HARDENING = ("-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-strict-aliasing")

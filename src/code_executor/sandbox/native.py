@@ -175,12 +175,16 @@ class NativeSandbox:
         assert self._session is not None
         self._session.kill()
         loop = asyncio.get_running_loop()
-        self._hard_kill = loop.call_later(KILL_GRACE_S, self._kill)
+        self._hard_kill = loop.call_later(KILL_GRACE_S, self._kill_hard)
 
     def _disarm(self) -> None:
         if self._hard_kill is not None:
             self._hard_kill.cancel()
             self._hard_kill = None
+
+    def _kill_hard(self) -> None:
+        log.warning("init_did_not_answer", sandbox=self.name)
+        self._kill()
 
     def _kill(self) -> None:
         """SIGKILL to PID 1: the kernel ends the whole pid namespace."""
@@ -415,7 +419,7 @@ class NativeBackend:
         built = binaries()
         present = {path: source for path, source in self._mounts.items() if source.is_dir()}
         texts = launching.private_files(built.zygote, BOOTSTRAP) | {
-            f"run/ahead/{name}": BOOTSTRAP / name for name in AHEAD
+            f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD
         }
         root = os.geteuid() == 0
         user = str(os.getuid()) if root else getpass.getuser()

@@ -14,9 +14,8 @@ from pathlib import Path
 
 HOST_NAME = "sandbox"
 DEVICES = ("null", "zero", "full", "random", "urandom")
-EMPTY_DIRECTORIES = ("dev/shm", "proc", "work", "tmp", "run", "opt", "etc", "var")
+EMPTY_DIRECTORIES = ("dev/shm", "proc", "work", "tmp", "opt", "etc")
 LINKS = {
-    "var/tmp": "/tmp",  # noqa: S108 - a path of the sandboxes, not of the host
     "dev/fd": "/proc/self/fd",
     "dev/stdin": "/proc/self/fd/0",
     "dev/stdout": "/proc/self/fd/1",

@@ -1,15 +1,18 @@
 """Turns a starting CPython into a zygote; seen by it as ``sitecustomize``.
 
 Theory of operation. The zygote is started as ``python3 main.py`` in an empty ``/work``, with this
-directory in ``PYTHONPATH``. CPython imports ``sitecustomize`` as the last step of its own start-up,
-just before it opens the program's file. Here that import loads what the zygote is to have warm and
-then never returns in the zygote itself: it forks on request (``init/zygote.c``). In a child, which
-is in its sandbox by then, it waits for the job, puts the arguments and the environment of the run
-in place, removes every trace of itself, and returns. CPython goes on as it always does: it reads
-``/work/main.py``, runs it, finalizes. So ``__main__``, ``sys.path[0]``, tracebacks, exit codes and
-``atexit`` are not imitated; they are the interpreter's own.
+directory in ``PYTHONPATH``. CPython imports ``sitecustomize`` as the last step of its own start-up.
+Here that import loads what the zygote is to have warm and leaves a path hook behind. The hook is
+called when CPython is about to run its file, with no Python frame beneath, and in it the zygote
+serves (``init/cpython.c``): it forks on request, and a child, which is in its sandbox by then,
+calls :func:`begin` with the job of its run, runs ``/work/main.py`` and finalizes, both with
+CPython's own functions. So ``__main__``, tracebacks, the recursion limit, exit codes and ``atexit``
+are what ``python3 main.py`` gives.
+
+What differs from a new interpreter is written down in ``docs/languages.md``.
 """
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -17,17 +20,15 @@ import os
 import sys
 
 HERE = "/tmp/.zygote"  # a directory of the zygotes' root that no sandbox sees
-
-
-class Hooks(ctypes.Structure):
-    """The interpreter's own calls around a fork (``PyOS_*Fork*``)."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in ("before", "parent", "child")]
+OWN = ("PYTHONPATH", "CE_PRELOAD")
+MAIN = "/work/main.py"
+SAMPLE = "class A:\n  def f(self, x): return [str(i) for i in x]\ntry: A().f(range(9)), 1/0\nexcept ZeroDivisionError: pass\n"
+WARM = set()
 
 
 def warm_up():
     """Import what programs import; what is missing is not this program's business."""
-    for name in os.environ.get("CE_PRELOAD", "").split(","):
+    for name in os.environ["CE_PRELOAD"].split(","):
         try:
             if name:
                 importlib.import_module(name)
@@ -35,16 +36,16 @@ def warm_up():
             pass
 
 
-def hooks():
-    """Addresses of CPython's fork hooks."""
-    names = ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child")
-    return Hooks(
-        *(ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in names)
-    )
+def touch():
+    """In a child, before its job: what a fork shares wrongly, and the pages every program writes."""
+    numpy_random = sys.modules.get("numpy.random")  # random itself reseeds after a fork
+    if numpy_random is not None:
+        numpy_random.seed()
+    exec(compile(SAMPLE, "<sample>", "exec"), {})
 
 
-def apply(job):
-    """Arguments and environment of the run, from init's job (``init/init.c``, release)."""
+def begin(job):
+    """Arguments and environment of the run (``init/init.c``, release), and a clean ``__main__``."""
     parts = os.fsdecode(job).split("\0")[:-1]
     count = int(parts[0])
     sys.argv[1:] = parts[1 : 1 + count]
@@ -55,44 +56,61 @@ def apply(job):
     for name, value in wanted.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
-    if "TZ" in wanted and "time" in sys.modules:
-        sys.modules["time"].tzset()
+    sys.path_hooks.remove(HOOK)
+    sys.path.insert(0, "/work")
+    main = sys.modules["__main__"].__dict__
+    main["__file__"] = MAIN
+    main["__cached__"] = None
+    main["__loader__"] = LOADER("__main__", MAIN)
 
 
-def reseed():
-    """Random state that a fork would share; ``random`` itself reseeds after a fork."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+def alone():
+    """Whether no thread but this one has Python frames."""
+    return int(len(sys._current_frames()) <= 1)
 
 
-def serve():
-    """The zygote's life; returns in children only, with the job done."""
-    library = ctypes.PyDLL(HERE + "/zygote.so", use_errno=False)
-    library.zygote_await.restype = ctypes.c_size_t
-    warm_up()
-    for name in ("PYTHONPATH", "CE_PRELOAD"):
-        library.zygote_forget(name.encode())
+def spare_the_warm():
+    """At exit: take what was loaded before the fork out of the interpreter's tear-down.
+
+    Tearing a module down writes to every object of it, and each first write to a page shared with
+    the zygote is a copy. Nobody sees the difference: these modules hold nothing of the program's.
+    """
+    kept = [sys.modules.pop(name) for name in WARM if name in sys.modules]
+    INCREF(kept)
+
+
+def vanish():
+    """Remove this module, its directory and its variables; load the system's ``sitecustomize``."""
+    for name in OWN:
+        LIBRARY.zygote_forget(name.encode())
         del os.environ[name]
+    sys.path.remove(HERE)
+    sys.path_importer_cache.pop(HERE, None)
+    del sys.modules["sitecustomize"]
+    try:
+        importlib.import_module("sitecustomize")
+    except ImportError:
+        sys.modules["sitecustomize"] = type(sys)("sitecustomize")
+
+
+def install():
+    """Warm up, disappear, and leave the hook."""
+    warm_up()
+    vanish()
+    WARM.update(sys.modules)
+    WARM.difference_update({"sys", "builtins", "__main__"})
+    atexit.register(spare_the_warm)
+    functions = (ctypes.py_object(function) for function in (touch, begin, alone))
+    LIBRARY.cpython_setup(*functions, sys.version_info.minor)
+    sys.path_hooks.insert(0, HOOK)
     gc.collect()
     gc.freeze()
-    calls = hooks()
-    if library.zygote_serve(ctypes.byref(calls)) != 0:
-        sys.stderr.write("zygote: cannot serve\n")
-        os._exit(1)
-    reseed()
-    job = ctypes.c_char_p()
-    size = library.zygote_await(ctypes.byref(job))
-    apply(ctypes.string_at(job, size))
 
 
-def vanish(before):
-    """Remove this module, its directory and everything only it has imported."""
-    sys.path.remove(HERE)
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-    sys.path_importer_cache.pop(HERE, None)
-
-
-loaded = set(sys.modules)
-serve()
+LIBRARY = ctypes.PyDLL(HERE + "/zygote.so")
+HOOK = LIBRARY.cpython_main
+HOOK.argtypes, HOOK.restype = [ctypes.py_object], ctypes.py_object
+INCREF = ctypes.pythonapi.Py_IncRef
+INCREF.argtypes = [ctypes.py_object]
+LOADER = sys.modules["_frozen_importlib_external"].SourceFileLoader
+install()

@@ -81,7 +81,7 @@ RUBY = Dialect(
     """,
     reads="""
         n = [-> { File.read("/etc/shadow") }, -> { raise if Dir.children("/root").empty? },
-             -> { File.write("/x", "x") }, -> { File.write("/usr/x", "x") }].count { |f| f.call; true rescue false }
+             -> { File.write("/x", "x") }, -> { File.write("/usr/x", "x") }].count { |f| begin; f.call; true; rescue; false; end }
         puts n > 0 ? "reached" : "held"
     """,
 )

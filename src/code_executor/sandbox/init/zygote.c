@@ -1,14 +1,13 @@
-/* The zygote's native part, a shared library loaded into a warm interpreter.
+/* The zygote's native part: forking, a shared library loaded into a warm interpreter.
  *
  * Theory of operation. The interpreter (any that can fork and load a library; today CPython)
- * stops in its own start-up, before it opens the program, and calls zygote_serve(). There the
- * parent stays for good: it receives fork requests of the service (SOCK_SEQPACKET on descriptor
- * 3: the RLIMIT_NPROC, and as descriptors init's pidfd, the program's standard streams, its go
- * socket, the pipe on which init learns of its end, and the run's cgroup.procs files), points its
- * children at the sandbox's pid namespace, forks once, and reaps. Only a child returns: it has
- * joined the run's cgroups and namespaces and has become the program (become.h); nothing is left
- * to it of the zygote but the interpreter's memory. zygote_await() then waits for the job, and
- * the interpreter goes on with its own start-up, which runs the program's file.
+ * stops before it opens the program's file and calls zygote_serve(). There the parent stays for
+ * good: it receives fork requests of the service (SOCK_SEQPACKET on descriptor 3: the
+ * RLIMIT_NPROC, and as descriptors init's pidfd, the program's standard streams, its go socket,
+ * the pipe on which init learns of its end, and the run's cgroup.procs files), points its children
+ * at the sandbox's pid namespace, forks once, and reaps. Only a child returns: it has joined the
+ * run's cgroups and namespaces and has become the program (become.h); nothing is left to it of the
+ * zygote but the interpreter's memory. zygote_await() then waits for the job.
  *
  * The zygote runs no code of a program and holds no secret. It ends with its socket.
  */
@@ -28,16 +27,10 @@
 
 #include "become.h"
 #include "program.h"
+#include "zygote.h"
 
 enum { COMMAND_FD = 3, FILTER_FD = 4, GO_FD = 3, FIXED_FDS = 6, FDS_MAX = 16, CHILDREN_MAX = 4096 };
 enum { FD_PIDFD, FD_IN, FD_OUT, FD_ERR, FD_GO, FD_ENDING };
-
-/* What the interpreter wants to have called around a fork. */
-struct hooks {
-    void (*before)(void);
-    void (*parent)(void);
-    void (*child)(void);
-};
 
 static struct {
     pid_t pid;
@@ -185,7 +178,6 @@ static int prepare(void)
     return deaths < 0 || send(COMMAND_FD, "", 1, MSG_NOSIGNAL) != 1 ? -1 : 0;
 }
 
-/* Remove a variable of our own, also from the memory that /proc/self/environ shows. */
 void zygote_forget(const char *name)
 {
     char *value = getenv(name);
@@ -195,7 +187,6 @@ void zygote_forget(const char *name)
     memset(value - strlen(name) - 1, 0, strlen(name) + 1 + strlen(value));
 }
 
-/* Serve until the service is gone (then the process ends); returns 0 in a child, -1 on failure. */
 int zygote_serve(const struct hooks *hooks)
 {
     if (prepare() < 0)
@@ -220,8 +211,6 @@ int zygote_serve(const struct hooks *hooks)
     }
 }
 
-/* Say that the program's interpreter waits, and read its job to the end of the go socket.
- * Returns the size and a malloc'ed buffer; ends the process when there is no job. */
 size_t zygote_await(char **job)
 {
     size_t size = 0, room = 4096;

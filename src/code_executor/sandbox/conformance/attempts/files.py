@@ -17,7 +17,7 @@ def files_of_the_host() -> None:
     absent("/root/.bashrc", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/etc/sudoers", "/etc/machine-id",
            "/var/lib/dpkg", "/var/log", "/boot/vmlinuz", "/run/docker.sock", "/run/systemd",
            "/srv", "/mnt", "/media", "/lost+found", "/.dockerenv", "/initrd.img")  # fmt: skip
-    unreadable("/root", "/home", "/var", "/boot", "/run", "/sys", "/etc/shadow-", "/etc/gshadow")
+    unreadable("/root", "/home", "/var/lib", "/var/tmp", "/boot", "/run/user", "/sys", "/etc/shadow-", "/etc/gshadow")
 
 
 @attempt("P1", quick=True)
@@ -121,9 +121,13 @@ def kernel_interfaces_in_proc() -> None:
     for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sysrq-trigger",
                  "/proc/sys/vm/drop_caches", "/proc/sys/fs/binfmt_misc/register", "/proc/irq/0/smp_affinity",
                  "/proc/sys/kernel/hostname", "/proc/sys/user/max_user_namespaces", "/proc/mtrr",
-                 "/proc/sys/net/ipv4/ip_forward", "/proc/bus/pci/00", "/proc/self/uid_map"):  # fmt: skip
+                 "/proc/sys/net/ipv4/ip_forward", "/proc/bus/pci/00"):  # fmt: skip
         with refused(f"{path} was opened for writing"):
             os.close(os.open(path, os.O_WRONLY))
+    # Everybody may open his own maps; to change them, once they are set, nobody may.
+    for path in ("/proc/self/uid_map", "/proc/self/gid_map"):
+        with refused(f"{path} was written"), open(path, "w") as file:
+            file.write("0 0 1")
 
 
 @attempt("P1")

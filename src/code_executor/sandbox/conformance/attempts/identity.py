@@ -59,9 +59,21 @@ def become_root() -> None:
 @attempt("P1")
 def become_somebody_else() -> None:
     """Become another unprivileged user: another run's, perhaps."""
-    for uid in (1, 33, 1000, 65534, os.getuid() + 1, os.getuid() - 1):
+    for uid in {1, 33, 1000, 65534, os.getuid() + 1, os.getuid() - 1} - {os.getuid()}:
         with refused(f"setuid {uid}"):
             os.setuid(uid)
+
+
+@attempt("P1")
+def map_other_users() -> None:
+    """Rewrite the maps of the user namespace."""
+    for name in ("uid_map", "gid_map"):
+        with refused(f"{name} was written"):
+            descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+            try:
+                os.write(descriptor, b"0 0 1\n")
+            finally:
+                os.close(descriptor)
 
 
 @attempt("P1")

@@ -1,0 +1,22 @@
+/* A warm interpreter that forks into sandboxes: the part that knows no interpreter. */
+#ifndef CE_ZYGOTE_H
+#define CE_ZYGOTE_H
+
+#include <stddef.h>
+
+/* What the interpreter wants to have called around a fork. */
+struct hooks {
+    void (*before)(void);
+    void (*parent)(void);
+    void (*child)(void);
+};
+
+/* Serve until the service is gone (then the process ends); returns 0 in a child, -1 on failure. */
+int zygote_serve(const struct hooks *hooks);
+/* Say that the program's interpreter waits, and read its job to the end of the go socket.
+ * Returns the size and a malloc'ed buffer; ends the process when there is no job. */
+size_t zygote_await(char **job);
+/* Remove a variable of our own, also from the memory that /proc/self/environ shows. */
+void zygote_forget(const char *name);
+
+#endif
