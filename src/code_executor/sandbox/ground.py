@@ -148,8 +148,8 @@ def pivot(told: Instructions) -> None:
 def lock_root(told: Instructions) -> None:
     """The tmpfs itself becomes read-only; ``/proc`` keeps its own flags, as other mounts do."""
     del told
-    flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID
-    linux.mount("none", "/", None, flags)
+    locked = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("none", "/", None, linux.MS_REMOUNT | linux.MS_BIND | locked)
 
 
 def become_launcher(told: Instructions) -> None:

@@ -291,22 +291,12 @@ class Zygote:
         os.close(self._log)
 
 
-@dataclass(frozen=True, slots=True)
-class ZygoteSpec:
-    """How to start a zygote: what is loaded, and with which arguments and environment."""
-
-    name: str
-    argv: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    preload: tuple[str, ...]
+ZYGOTE_HOME = "opt/ahead/python"
 
 
-PRIVATE = "tmp/.zygote"
-
-
-def private_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
-    """What only zygotes see (every sandbox mounts its own ``/tmp`` over it)."""
+def zygote_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
+    """What a zygote loads, by its path in the root."""
     return {
-        f"{PRIVATE}/zygote.so": zygote_library,
-        f"{PRIVATE}/sitecustomize.py": bootstrap / "zygote.py",
+        f"{ZYGOTE_HOME}/zygote.so": zygote_library,
+        f"{ZYGOTE_HOME}/sitecustomize.py": bootstrap / "zygote.py",
     }

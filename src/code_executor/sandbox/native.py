@@ -418,7 +418,7 @@ class NativeBackend:
     def _instructions(self, staging: str) -> Instructions:
         built = binaries()
         present = {path: source for path, source in self._mounts.items() if source.is_dir()}
-        texts = launching.private_files(built.zygote, BOOTSTRAP) | {
+        texts = launching.zygote_files(built.zygote, BOOTSTRAP) | {
             f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD
         }
         root = os.geteuid() == 0
@@ -435,7 +435,7 @@ class NativeBackend:
         """One warm interpreter; a language that is not installed has none."""
         env = {
             **default_env(language),
-            "PYTHONPATH": f"/{launching.PRIVATE}",
+            "PYTHONPATH": f"/{launching.ZYGOTE_HOME}",
             "CE_PRELOAD": ",".join(flavour.preload),
         }
         try:

@@ -122,7 +122,7 @@ async def _deadline(backend: Backend, python: Language) -> Sequence[Promise]:
 
 async def _memory(backend: Backend, python: Language) -> Sequence[Promise]:
     """P4: more memory than allowed, by tmpfs and heap together."""
-    code = "open('/dev/shm/x', 'wb').write(b'x' * (24 << 20))\nx = bytearray(24 << 20)\nprint('over')\n"
+    code = "open('/dev/shm/x', 'wb').write(b'x' * (24 << 20))\nx = bytearray(24 << 20)\nprint(1)\n"
     outcome = await run_once(backend, _plan(python, code, limits=Limits(memory_mb=32)))
     return (
         _row(

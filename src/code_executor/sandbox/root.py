@@ -34,6 +34,7 @@ TEXTS = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\n",
     "etc/resolv.conf": "",
     "etc/timezone": "Etc/UTC\n",
+    "opt/ahead/nothing": "",  # what init mounts over files of /proc
 }
 # What interpreters read of /etc: the linker's cache, the alternatives that /usr/bin points to,
 # and their own settings. None of it is secret: every user of a host may read it.

@@ -65,11 +65,10 @@ def test_a_payload_of_the_greatest_length_passes() -> None:
 
 
 def test_frames_before_a_broken_one_are_delivered() -> None:
-    got = []
+    reader = Decoder().feed(frames.frame(Kind.READY) + b"\0\0\0\0\0")
+    assert next(reader) == (Kind.READY, b"")
     with pytest.raises(ProtocolError):
-        for frame in Decoder().feed(frames.frame(Kind.READY) + b"\0\0\0\0\0"):
-            got.append(frame)  # noqa: PERF402 - what came before the error is the point
-    assert got == [(Kind.READY, b"")]
+        next(reader)
 
 
 def test_a_decoder_can_be_left_in_the_middle_without_seeing_a_frame_twice() -> None:

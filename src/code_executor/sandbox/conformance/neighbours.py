@@ -185,28 +185,6 @@ async def signals_stay_inside(backend: Backend) -> None:
     printed(seen, "alive\n")
 
 
-@check("P6")
-async def locks_on_shared_files(backend: Backend) -> None:
-    """A lock on a file of the shared system is no channel to another run."""
-    hold = """
-        import fcntl, time
-        f = open("/usr/bin/env", "rb")
-        try: fcntl.flock(f, fcntl.LOCK_EX)
-        except OSError: pass
-        time.sleep(1.2)
-    """
-    take = """
-        import fcntl, time
-        time.sleep(0.6); f = open("/usr/bin/env", "rb")
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: print("somebody holds it")
-        except OSError: print("locks are refused")
-        else: print("nobody holds it")
-    """
-    _, seen = await asyncio.gather(python(backend, hold), python(backend, take))
-    expect(b"somebody" not in seen.stdout.data, "the lock of another run was seen", seen)
-
-
 @check("P2")
 async def a_neighbours_end_is_its_own(backend: Backend) -> None:
     """Destroying one sandbox leaves another running."""

@@ -1,0 +1,67 @@
+"""The attempts' own tools, tried where nothing holds them back: in this process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from code_executor.sandbox.conformance.attempts import harness
+from code_executor.sandbox.conformance.attempts.harness import Attempt, Reached
+
+
+def test_refused_wants_a_refusal() -> None:
+    with harness.refused("opened"):
+        raise PermissionError(errno.EPERM, "no")
+    with pytest.raises(Reached, match="opened"), harness.refused("opened"):
+        pass
+    with pytest.raises(Reached, match="ENOENT"), harness.refused("opened", errno.EPERM):
+        raise FileNotFoundError(errno.ENOENT, "absent")
+
+
+def test_absent_and_unreadable(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    harness.absent(str(file))
+    harness.unreadable(str(file), str(tmp_path))
+    file.write_text("x")
+    with pytest.raises(Reached):
+        harness.absent(str(file))
+    with pytest.raises(Reached):
+        harness.unreadable(str(file))
+    with pytest.raises(Reached):
+        harness.unreadable(str(tmp_path))
+
+
+def test_a_call_that_reaches_the_kernel_is_noticed() -> None:
+    """Outside a sandbox the kernel looks at the arguments: EBADF, not EPERM."""
+    with pytest.raises(Reached, match="setns"):
+        harness.forbidden("setns", -1, 0)
+
+
+def test_status_lines() -> None:
+    assert harness.status_line("Pid") == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("error", "held"),
+    [(None, True), (Reached("it"), False), (RuntimeError("bug"), False)],
+)
+def test_reports(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception | None,
+    held: bool,
+) -> None:
+    def body() -> None:
+        if error is not None:
+            raise error
+
+    item = Attempt("mine", "Try", "P1", quick=False, body=body)
+    monkeypatch.setattr(harness, "ATTEMPTS", {"mine": item})
+    monkeypatch.setattr("sys.argv", ["main.py", "mine"])
+    harness.main()
+    told = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["held"]) == ("mine", held)
