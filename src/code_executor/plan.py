@@ -35,9 +35,7 @@ BASE_ENV = {
 DROPPED_ENV = ("LD_*", "GLIBC_TUNABLES", "GCONV_PATH", "BASH_ENV")
 """Variables that steer the loader or a shell before the program, whatever the language."""
 
-_IMPORT = re.compile(
-    r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([^\n#;]+))", re.MULTILINE
-)
+_IMPORT = re.compile(r"(?:^|[;:])[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([^\n#;]+))", re.MULTILINE)
 _MODULE = re.compile(r"(?:^|,)[ \t]*(\w+)")
 
 

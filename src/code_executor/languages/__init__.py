@@ -64,8 +64,9 @@ class Language:
 
     ``run`` and ``compile`` are argument vectors, the program's own arguments not
     included; ``ahead`` starts the interpreter of an ``exec`` flavour before the run is
-    known, with a bootstrap under ``/run/ahead`` that waits for it; ``version`` prints a line that holds the version; ``packages`` prints the
-    preinstalled packages, one a line; ``probe`` is a program that must print ``ok``.
+    known, with a bootstrap under ``/opt/ahead`` that waits for it; ``version`` prints a
+    line that holds the version; ``packages`` prints the preinstalled packages, one a line;
+    ``probe`` is a program that must print ``ok``.
     ``suffixes`` tells the command line which files are of this language.
     ``dropped_env`` and ``cold_env`` are globs: variables that a caller may not set, and
     variables that are only read while an interpreter starts.

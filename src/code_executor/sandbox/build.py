@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "init"
 BUILD = HERE / "_build"
 
-INIT_SOURCES = ("proto", "become", "stage", "collect", "program", "setup", "init")
+INIT_SOURCES = ("proto", "become", "stage", "collect", "program", "setup", "ending", "job", "init")
 LAUNCHER = (*INIT_SOURCES, "launcher")
 ZYGOTE = ("proto", "become", "program", "zygote", "cpython")
 

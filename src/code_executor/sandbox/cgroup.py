@@ -1,10 +1,12 @@
 """Control groups, v1 and v2: the limits, the counters and the last kill of a sandbox.
 
-Theory of operation. A service owns one directory per hierarchy (:class:`Tree`), named after its
-process and start time; in it each sandbox has one directory of its own name. The launcher writes
-init's pid, and a zygote's child its own, into ``cgroup.procs`` files that the service has opened;
-nothing else needs to see the file system. When a sandbox is gone its directories are removed.
-Directories of a service that is no longer alive are swept at the next start.
+Theory of operation. A service owns one directory per hierarchy (:class:`Tree`) and holds a lock on
+it (flock(2) on the directory itself) for as long as it lives. In it each sandbox has one directory
+of its own name. The launcher writes init's pid, and a zygote's child its own, into ``cgroup.procs``
+files that the service has opened; nothing else needs to see the file system. When a sandbox is gone
+its directories are removed.
+Directories that nobody holds a lock on are a dead service's, and are swept at the next start. (A
+process id would not tell: services in different pid namespaces may share the hierarchy.)
 
 v2 has one hierarchy with all controllers; v1 has one each for memory, pids and cpuacct (mounted
 together or apart). What differs between them is in the two :class:`_Files` tables only.
@@ -15,8 +17,9 @@ Source of every file's meaning: the kernel's Documentation/admin-guide/cgroup-v1
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import re
+import secrets
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +31,6 @@ from code_executor.errors import HostUnfit, SandboxUnavailable
 PREFIX = "code-executor-"
 CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
-_NAME = re.compile(rf"{PREFIX}(\d+)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,6 @@ class Mounts:
     def distinct(self) -> tuple[Path, ...]:
         """Each directory once; cpu and cpuacct, say, may share one."""
         return tuple(dict.fromkeys(self.directories.values()))
-
-
-def process_start(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; ``None`` when there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def _mount_lines() -> Iterator[tuple[str, str, set[str]]]:
@@ -223,6 +216,7 @@ class Tree:
         self._mounts = mounts
         self._bases = bases
         self._paths = {controller: base / name for controller, base in bases.items()}
+        self._locks: list[int] = []
 
     @property
     def version(self) -> int:
@@ -239,7 +233,7 @@ class Tree:
         mounts = find_mounts()
         bases = _bases(mounts)
         sweep(bases.values())
-        tree = cls(mounts, bases, f"{PREFIX}{os.getpid()}-{process_start(os.getpid())}")
+        tree = cls(mounts, bases, f"{PREFIX}{secrets.token_hex(6)}")
         tree._make()
         return tree
 
@@ -248,7 +242,8 @@ class Tree:
             zip(self._bases.values(), self._paths.values(), strict=True)
         ).items():
             try:
-                path.mkdir(exist_ok=True)
+                path.mkdir()
+                self._locks.append(_lock(path))
                 if self.version == 2:
                     _enable(base)
                     _enable(path)
@@ -275,6 +270,9 @@ class Tree:
         """Remove everything of this service."""
         for path in set(self._paths.values()):
             _remove_tree(path)
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
 
 
 def _delegate(base: Path) -> str:
@@ -319,15 +317,33 @@ def _enable(directory: Path) -> None:
         _write(directory / "cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing)))
 
 
+def _lock(path: Path) -> int:
+    """A descriptor that holds the lock of a directory.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def sweep(bases: Iterable[Path]) -> Sequence[str]:
     """Remove the directories of services that are no longer alive; returns their names."""
     swept = []
     for base in dict.fromkeys(bases):
         for entry in base.glob(f"{PREFIX}*"):
-            match = _NAME.fullmatch(entry.name)
-            if match and process_start(int(match[1])) != int(match[2]):
-                _remove_tree(entry)
-                swept.append(entry.name)
+            try:
+                lock = _lock(entry)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            _remove_tree(entry)
+            os.close(lock)
+            swept.append(entry.name)
     return swept
 
 

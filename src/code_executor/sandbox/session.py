@@ -108,6 +108,9 @@ class Session:
         self._expect(Kind.LISTED)
         self._channel.send(before + frames.program(warm=warm, listing=True, argv=argv, env=env))
         self.entries_truncated = (await self._answer)[:1] == b"\1"
+        return self._told_end()
+
+    def _told_end(self) -> Ended:
         if self._ended is None:
             raise SandboxUnavailable("init told no end", step="protocol")
         return self._ended

@@ -23,10 +23,10 @@ HERE = "/opt/ahead/python"
 OWN = ("PYTHONPATH", "CE_PRELOAD")
 MAIN = "/work/main.py"
 SAMPLE = "class A:\n  def f(self, x): return [str(i) for i in x]\ntry: A().f(range(9)), 1/0\nexcept ZeroDivisionError: pass\n"
-WARM = set()
+WARM: set[str] = set()
 
 
-def warm_up():
+def warm_up() -> None:
     """Import what programs import; what is missing is not this program's business."""
     for name in os.environ["CE_PRELOAD"].split(","):
         try:
@@ -36,7 +36,7 @@ def warm_up():
             pass
 
 
-def touch():
+def touch() -> None:
     """In a child, before its job: what a fork shares wrongly, and the pages every program writes."""
     numpy_random = sys.modules.get("numpy.random")  # random itself reseeds after a fork
     if numpy_random is not None:
@@ -44,7 +44,7 @@ def touch():
     exec(compile(SAMPLE, "<sample>", "exec"), {})
 
 
-def begin(job):
+def begin(job: bytes) -> None:
     """Arguments and environment of the run (``init/init.c``, release), and a clean ``__main__``."""
     parts = os.fsdecode(job).split("\0")[:-1]
     count = int(parts[0])
@@ -64,12 +64,12 @@ def begin(job):
     main["__loader__"] = LOADER("__main__", MAIN)
 
 
-def alone():
+def alone() -> int:
     """Whether no thread but this one has Python frames."""
     return int(len(sys._current_frames()) <= 1)
 
 
-def spare_the_warm():
+def spare_the_warm() -> None:
     """At exit: take what was loaded before the fork out of the interpreter's tear-down.
 
     Tearing a module down writes to every object of it, and each first write to a page shared with
@@ -79,7 +79,7 @@ def spare_the_warm():
     INCREF(kept)
 
 
-def vanish():
+def vanish() -> None:
     """Remove this module, its directory and its variables; load the system's ``sitecustomize``."""
     for name in OWN:
         LIBRARY.zygote_forget(name.encode())
@@ -93,7 +93,7 @@ def vanish():
         sys.modules["sitecustomize"] = type(sys)("sitecustomize")
 
 
-def install():
+def install() -> None:
     """Warm up, disappear, and leave the hook."""
     warm_up()
     vanish()

@@ -57,7 +57,9 @@ def plan(
         env=tuple((env or {}).items()),
         files=tuple(InputFile(path=path, content=content) for path, content in given.items()),
         sources=tuple(SourceFile(path, text.encode()) for path, text in (sources or {}).items()),
-        limits=Limits(**{name: limits.get(name, getattr(DEFAULT_LIMITS, name)) for name in Limits.names()}),
+        limits=Limits(
+            **{name: limits.get(name, getattr(DEFAULT_LIMITS, name)) for name in Limits.names()}
+        ),
     )
     return make_plan(request, _languages()[language], inputs=tuple(given.values()))
 
@@ -141,7 +143,7 @@ def marker() -> str:
 
 
 def host_processes(marked: str) -> list[int]:
-    """Ids of the host's processes with ``marked`` on their command line; none where it has no /proc."""
+    """Ids of the host's processes with ``marked`` on their command line."""
     return [pid for pid in _pids() if marked.encode() in _command_line(pid)]
 
 

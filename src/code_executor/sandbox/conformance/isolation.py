@@ -67,7 +67,10 @@ def _check(item: Attempt) -> Check:
 def _body(item: Attempt) -> Body:
     async def body(backend: Backend) -> None:
         (verdict,) = await try_attempts(backend, item.name)
-        expect(verdict.held, f"a program could {item.title[0].lower()}{item.title[1:]}: {verdict.detail}")
+        expect(
+            verdict.held,
+            f"a program could {item.title[0].lower()}{item.title[1:]}: {verdict.detail}",
+        )
 
     return body
 

@@ -74,7 +74,7 @@ async def in_many_processes(backend: Backend) -> None:
 
 
 async def _fills(backend: Backend, directory: str) -> None:
-    """Filling a memory-backed directory ends in ENOSPC or in an out-of-memory kill; never beyond."""
+    """Filling a memory-backed directory ends in ENOSPC or in an out-of-memory kill."""
     code = f"""
         print("begin", flush=True)
         written = 0

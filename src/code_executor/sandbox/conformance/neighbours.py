@@ -110,12 +110,16 @@ async def randomness_is_not_shared(backend: Backend) -> None:
     """Programs forked from one interpreter do not share their randomness."""
     code = """
         import json, os, random, secrets, uuid, tempfile
-        print(json.dumps([random.random(), secrets.token_hex(8), str(uuid.uuid4()), os.urandom(8).hex(),
-                          hash("text"), next(tempfile._get_candidate_names()), random.SystemRandom().random()]))
+        print(json.dumps([
+            random.random(), secrets.token_hex(8), str(uuid.uuid4()), os.urandom(8).hex(), hash("text"),
+            next(tempfile._get_candidate_names()), random.SystemRandom().random(),
+        ]))
     """
     rows = [told(await python(backend, code)) for _ in range(3)]
     names = ("random", "secrets", "uuid", "urandom", "hash", "tempfile", "SystemRandom")
-    shared = [n for n, column in zip(names, zip(*rows, strict=True), strict=True) if len(set(column)) < 3]
+    shared = [
+        n for n, column in zip(names, zip(*rows, strict=True), strict=True) if len(set(column)) < 3
+    ]
     expect(not set(shared) - {"hash"}, f"the same in every run: {shared}")
 
 
@@ -163,7 +167,8 @@ async def memory_is_accounted_apart(backend: Backend) -> None:
     hog = "x = []\nwhile True: x.append(b'x' * 1000000)"
     calm = "import time; x = b'x' * (40 << 20); time.sleep(1); print('calm')"
     outcomes = await asyncio.gather(
-        *(python(backend, hog, memory_mb=64) for _ in range(2)), python(backend, calm, memory_mb=100)
+        *(python(backend, hog, memory_mb=64) for _ in range(2)),
+        python(backend, calm, memory_mb=100),
     )
     printed(outcomes[-1], "calm\n")
 

@@ -89,7 +89,11 @@ async def a_flood_on_stderr_is_ended(backend: Backend) -> None:
 @check("P8")
 async def bytes_are_not_text(backend: Backend) -> None:
     """Any bytes pass: all 256, NUL, broken UTF-8, no newline at the end."""
-    code = "import os; os.write(1, bytes(range(256)) + b'\\xff\\xfe\\x00 \\xc3'); os.write(2, b'\\x00')"
+    code = r"""
+        import os
+        os.write(1, bytes(range(256)) + b"\xff\xfe\x00 \xc3")
+        os.write(2, b"\x00")
+    """
     outcome = await python(backend, code)
     printed(outcome, bytes(range(256)) + b"\xff\xfe\x00 \xc3")
     expect(outcome.stderr.data == b"\x00", "stderr changed", outcome)
@@ -127,7 +131,9 @@ async def words_of_the_service_are_just_output(backend: Backend) -> None:
         b"".join(bytes([kind]) + (8).to_bytes(4, "big") + b"\0" * 8 for kind in range(40)),
         b"OOM\nTIMEOUT\nexit 0\n__EXIT__ 0\n",
     ]
-    code = "import os, sys; d = sys.stdin.buffer.read(); os.write(1, d); os.write(2, d); os._exit(3)"
+    code = (
+        "import os, sys; d = sys.stdin.buffer.read(); os.write(1, d); os.write(2, d); os._exit(3)"
+    )
     for word in words:
         outcome = await python(backend, code, stdin=word.decode("latin-1"))
         wanted = word.decode("latin-1").encode()

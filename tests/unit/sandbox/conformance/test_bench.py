@@ -24,7 +24,12 @@ def test_a_plan_is_what_the_service_would_make() -> None:
         sources={"m.py": "y = 1"},
         timeout_ms=7,
     )
-    assert (plan.language, plan.flavour, plan.args, plan.stdin) == ("python", "python", ("a",), b"in")
+    assert (plan.language, plan.flavour, plan.args, plan.stdin) == (
+        "python",
+        "python",
+        ("a",),
+        b"in",
+    )
     assert dict(plan.env)["N"] == "v"
     assert {f.path for f in plan.files} == {"main.py", "m.py", "inputs/x.txt"}
     assert plan.files[0].content.startswith(b"\nif True:\n    print(1)\n")

@@ -26,7 +26,9 @@ def one_through(_: Plan) -> Outcome:
 
 
 def test_silence_is_not_holding() -> None:
-    killed = Outcome(RunStatus.KILLED, signal="SIGSYS", stdout=Output(line("mounting", held=True).encode()))
+    killed = Outcome(
+        RunStatus.KILLED, signal="SIGSYS", stdout=Output(line("mounting", held=True).encode())
+    )
     held, silent = verdicts(killed, ["mounting", "kernel_keys"])
     assert (held.name, silent.name) != ("", "")
     by_name = {verdict.name: verdict.held for verdict in (held, silent)}
@@ -43,7 +45,11 @@ async def test_the_program_is_whole() -> None:
     assert all(v.held for v in await try_attempts(FakeBackend(remember), "quick"))
     (plan,) = plans
     assert plan.args == ("quick",)
-    assert {file.path for file in plan.files} >= {"main.py", "attempts/harness.py", "attempts/kernel.py"}
+    assert {file.path for file in plan.files} >= {
+        "main.py",
+        "attempts/harness.py",
+        "attempts/kernel.py",
+    }
     assert set(sources()) == {file.path for file in plan.files} - {"main.py"}
 
 

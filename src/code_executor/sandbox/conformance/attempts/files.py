@@ -14,17 +14,28 @@ OWN = ("/work", "/tmp", "/dev/shm")
 @attempt("P1", quick=True)
 def files_of_the_host() -> None:
     """Look at homes, state, configuration and sockets of the host."""
-    absent("/root/.bashrc", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/etc/sudoers", "/etc/machine-id",
-           "/var/lib/dpkg", "/var/log", "/boot/vmlinuz", "/run/docker.sock", "/run/systemd",
+    absent("/root/.bashrc", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/etc/sudoers",
+           "/etc/machine-id", "/var/lib/dpkg", "/var/log", "/boot/vmlinuz", "/run/docker.sock", "/run/systemd",
            "/srv", "/mnt", "/media", "/lost+found", "/.dockerenv", "/initrd.img")  # fmt: skip
-    unreadable("/root", "/home", "/var/lib", "/var/tmp", "/boot", "/run/user", "/sys", "/etc/shadow-", "/etc/gshadow")
+    unreadable(
+        "/root",
+        "/home",
+        "/var/lib",
+        "/var/tmp",
+        "/boot",
+        "/run/user",
+        "/sys",
+        "/etc/shadow-",
+        "/etc/gshadow",
+    )
 
 
 @attempt("P1", quick=True)
 def write_outside() -> None:
     """Create a file anywhere but in /work, /tmp and /dev/shm."""
     for place in ("/", "/usr", "/usr/bin", "/etc", "/opt", "/opt/python", "/dev", "/proc", "/lib",
-                  "/bin", "/usr/lib/python3.11", "/usr/local/bin", "/var", "/run", "/home", "/sys"):  # fmt: skip
+                  "/bin", "/usr/lib/python3.11", "/usr/local/bin", "/var", "/run", "/home",
+                  "/sys"):  # fmt: skip
         path = os.path.join(place, "written-by-a-sandbox")
         with refused(f"{path} was created"):
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
@@ -118,9 +129,10 @@ def kernel_interfaces_in_proc() -> None:
     unreadable("/proc/kcore", "/proc/kmsg", "/proc/sched_debug",
                "/proc/timer_list", "/proc/keys", "/proc/key-users", "/proc/latency_stats",
                "/proc/acpi", "/proc/scsi")  # fmt: skip
-    for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sysrq-trigger",
-                 "/proc/sys/vm/drop_caches", "/proc/sys/fs/binfmt_misc/register", "/proc/irq/0/smp_affinity",
-                 "/proc/sys/kernel/hostname", "/proc/sys/user/max_user_namespaces", "/proc/mtrr",
+    for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe",
+                 "/proc/sys/vm/drop_caches", "/proc/sys/fs/binfmt_misc/register",
+                 "/proc/irq/0/smp_affinity", "/proc/sysrq-trigger", "/proc/sys/kernel/hostname",
+                 "/proc/sys/user/max_user_namespaces", "/proc/mtrr",
                  "/proc/sys/net/ipv4/ip_forward", "/proc/bus/pci/00"):  # fmt: skip
         with refused(f"{path} was opened for writing"):
             os.close(os.open(path, os.O_WRONLY))
@@ -134,7 +146,14 @@ def kernel_interfaces_in_proc() -> None:
 def up_and_out() -> None:
     """Leave the root through .., /proc/*/root, /proc/*/cwd or an open descriptor."""
     inside = os.stat("/")
-    for path in ("/..", "/../../../..", "/proc/self/root", "/proc/1/root", "/proc/1/cwd", "/proc/self/cwd/../.."):
+    for path in (
+        "/..",
+        "/../../../..",
+        "/proc/self/root",
+        "/proc/1/root",
+        "/proc/1/cwd",
+        "/proc/self/cwd/../..",
+    ):
         try:
             found = os.stat(path)
         except OSError:

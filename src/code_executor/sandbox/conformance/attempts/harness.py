@@ -149,7 +149,7 @@ def syscall(name: str, *arguments: int | bytes | None) -> int:
 
 
 def forbidden(name: str, *arguments: int | bytes | None) -> None:
-    """Expect the kernel to refuse a system call as not allowed, before it looks at ``arguments``."""
+    """Expect the kernel to refuse a call as not allowed, before it looks at ``arguments``."""
     code = syscall(name, *arguments)
     if code not in REFUSALS:
         raise Reached(f"{name}{arguments}: {_name(code) if code else 'went through'}")

@@ -49,7 +49,7 @@ def become_root() -> None:
     )
     for name, call in calls:
         with refused(name):
-            call()
+            call()  # type: ignore[no-untyped-call]  # functions of one table, each its own type
     libc = ctypes.CDLL(None)
     libc.setfsuid(0)
     if libc.setfsuid(0) == 0:
@@ -82,7 +82,12 @@ def gain_by_set_user_id() -> None:
     with open("/usr/bin/id", "rb") as source, open("/tmp/id", "wb") as copy:
         copy.write(source.read())
     os.chmod("/tmp/id", stat.S_ISUID | stat.S_ISGID | 0o755)
-    for command in ("/tmp/id -u", "/usr/bin/su -c id", "/bin/mount", "/usr/bin/newgrp root -c 'id -u'"):
+    for command in (
+        "/tmp/id -u",
+        "/usr/bin/su -c id",
+        "/bin/mount",
+        "/usr/bin/newgrp root -c 'id -u'",
+    ):
         printed = os.popen(f"{command} </dev/null 2>/dev/null").read().split()
         if "0" in printed or "uid=0(root)" in printed:
             raise Reached(command)
@@ -127,7 +132,15 @@ def controlling_terminal() -> None:
 @attempt("P7", quick=True)
 def secrets_in_the_environment() -> None:
     """Find a variable of the service in the environment."""
-    documented = {"PATH", "HOME", "TMPDIR", "LANG", "MPLBACKEND", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    documented = {
+        "PATH",
+        "HOME",
+        "TMPDIR",
+        "LANG",
+        "MPLBACKEND",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+    }
     with open("/proc/self/environ", "rb") as file:
         initial = {entry.split(b"=")[0].decode() for entry in file.read().split(b"\0") if entry}
     if extra := (initial | set(os.environ)) - documented:
@@ -147,15 +160,21 @@ def the_host_by_name() -> None:
 
 @attempt("P1")
 def the_address_space() -> None:
-    """Find anything of the service mapped: shared writable memory, a deleted file, a foreign path."""
+    """Find anything of the service mapped: shared memory, a foreign path."""
     with open("/proc/self/maps") as file:
         for line in file:
             fields = line.split(maxsplit=5)
             path = fields[5].strip() if len(fields) > 5 else ""
             # Read-only ones are libc's own: it maps its converter cache like that.
-            if fields[1][1] == "w" and fields[1][3] == "s" and path not in ("", "/dev/zero (deleted)"):
+            if (
+                fields[1][1] == "w"
+                and fields[1][3] == "s"
+                and path not in ("", "/dev/zero (deleted)")
+            ):
                 raise Reached(f"shared mapping {line.strip()}")
-            if path.startswith("/") and not path.startswith(("/usr/", "/opt/", "/work/", "/lib", "/SYSV")):
+            if path.startswith("/") and not path.startswith(
+                ("/usr/", "/opt/", "/work/", "/lib", "/SYSV")
+            ):
                 raise Reached(f"mapped {path}")
 
 

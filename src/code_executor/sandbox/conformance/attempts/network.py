@@ -37,7 +37,14 @@ def connect_to_the_host() -> None:
 @attempt("P1", quick=True)
 def connect_to_the_world() -> None:
     """Send a datagram or open a connection to another machine."""
-    for address in ("1.1.1.1", "8.8.8.8", "10.0.0.1", "172.17.0.1", "192.168.0.1", "169.254.169.254"):
+    for address in (
+        "1.1.1.1",
+        "8.8.8.8",
+        "10.0.0.1",
+        "172.17.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+    ):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, refused(f"sent to {address}"):
             udp.sendto(b"x", (address, 53))
         with socket.socket() as tcp, refused(f"connected to {address}"):
@@ -113,7 +120,8 @@ def abstract_sockets_of_the_host() -> None:
 def sockets_in_the_file_system() -> None:
     """Connect to a daemon of the host through its socket file."""
     for path in ("/run/docker.sock", "/var/run/docker.sock", "/run/dbus/system_bus_socket",
-                 "/run/containerd/containerd.sock", "/run/systemd/private", "/run/snapd.socket"):  # fmt: skip
+                 "/run/containerd/containerd.sock", "/run/systemd/private",
+                 "/run/snapd.socket"):  # fmt: skip
         with socket.socket(socket.AF_UNIX) as client, refused(f"connected to {path}"):
             client.connect(path)
 

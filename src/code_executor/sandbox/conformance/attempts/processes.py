@@ -30,7 +30,8 @@ def read_the_init() -> None:
     """Read memory, environment, files or maps of process 1."""
     unreadable("/proc/1/environ", "/proc/1/mem", "/proc/1/maps", "/proc/1/fd", "/proc/1/root",
                "/proc/1/cwd", "/proc/1/auxv", "/proc/1/stack", "/proc/1/io", "/proc/1/map_files",
-               "/proc/1/syscall", "/proc/1/personality", "/proc/1/fdinfo", "/proc/1/task/1/fd")  # fmt: skip
+               "/proc/1/syscall", "/proc/1/personality", "/proc/1/fdinfo",
+               "/proc/1/task/1/fd")  # fmt: skip
     with refused("/proc/1/mem was opened for writing"):
         os.close(os.open("/proc/1/mem", os.O_RDWR))
     with refused("/proc/1/ns was followed"):
@@ -162,5 +163,8 @@ def leave_the_group() -> None:
     for root, _, names in os.walk("/sys/fs/cgroup"):
         for name in names:
             if name in ("cgroup.procs", "tasks"):
-                with refused(f"{root}/{name} was written"), open(os.path.join(root, name), "w") as file:
+                with (
+                    refused(f"{root}/{name} was written"),
+                    open(os.path.join(root, name), "w") as file,
+                ):
                     file.write(str(os.getpid()))

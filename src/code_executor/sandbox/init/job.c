@@ -1,0 +1,221 @@
+/* The host's frames: staging, programs, collecting. Each is hostile until it has been checked. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "collect.h"
+#include "proto.h"
+#include "stage.h"
+#include "state.h"
+
+enum { STRINGS_MAX = 65536, INPUT_MAX = 64 * 1024 * 1024 };
+
+/* The host wants it over. For a child of ours the wait status comes by the ordinary way. */
+static void kill_program(struct init *s)
+{
+    if (s->running)
+        (void)kill(-1, SIGKILL);
+}
+
+static void on_file(struct init *s, struct cursor *c)
+{
+    char path[4096];
+    if (c->left == 0 || c->left >= sizeof path || memchr(c->at, 0, c->left)) {
+        errno = EPROTO;
+        fail(s, "stage");
+    }
+    memcpy(path, c->at, c->left);
+    path[c->left] = 0;
+    if (s->staging >= 0)
+        close(s->staging);
+    s->staging = stage_open(path);
+    if (s->staging < 0)
+        fail(s, "stage");
+}
+
+static void on_data(struct init *s, struct cursor *c)
+{
+    if (s->staging < 0 || write_all(s->staging, c->at, c->left) < 0)
+        fail(s, "stage data");
+}
+
+static void on_stdin(struct init *s, struct cursor *c)
+{
+    uint8_t *grown = NULL;
+    if (s->input_size + c->left <= INPUT_MAX)
+        grown = realloc(s->input, s->input_size + c->left + 1);
+    if (!grown) {
+        errno = ENOMEM;
+        fail(s, "stdin");
+    }
+    memcpy(grown + s->input_size, c->at, c->left);
+    s->input = grown;
+    s->input_size += c->left;
+}
+
+void feed(struct init *s)
+{
+    struct program *p = &s->program;
+    s->wait_room = 0;
+    while (p->in >= 0 && p->input_left > 0) {
+        ssize_t n = write(p->in, p->input, p->input_left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN) {
+            s->wait_room = 1;
+            return;
+        }
+        if (n < 0)
+            break; /* it closed its standard input */
+        p->input += n;
+        p->input_left -= (size_t)n;
+    }
+    if (p->in >= 0)
+        close(p->in);
+    p->in = -1;
+}
+
+static int send_strings(int fd, char **strings)
+{
+    for (; *strings; strings++)
+        if (write_all(fd, *strings, strlen(*strings) + 1) < 0)
+            return -1;
+    return 0;
+}
+
+/* The job of a waiting interpreter: count of arguments, arguments, NAME=VALUE …, each with NUL. */
+static const char *release(struct init *s, char **args, char **env)
+{
+    char count[16];
+    unsigned n = 0, digits = sizeof count - 1;
+    while (args[n])
+        n++;
+    count[digits] = 0;
+    do
+        count[--digits] = (char)('0' + n % 10);
+    while (n /= 10);
+    int go = s->program.go;
+    if (write_all(go, count + digits, sizeof count - digits) < 0 || send_strings(go, args) < 0 ||
+        send_strings(go, env) < 0)
+        return "release";
+    close(go);
+    s->program.go = -1;
+    s->warm = 0;
+    return NULL;
+}
+
+/* The run needs a fresh interpreter: the one that waits has to go, unheard. */
+static void discard_warm(struct init *s)
+{
+    struct signalfd_siginfo info;
+    kill_everything();
+    while (read(s->children, &info, sizeof info) > 0)
+        continue;
+    program_close(&s->program);
+    s->warm = 0;
+}
+
+static const char *start(struct init *s, int warm, char **argv, char **env)
+{
+    if (warm)
+        return s->warm ? release(s, argv, env) : "no warm interpreter";
+    struct far_ends far;
+    if (!argv[0])
+        return "no program";
+    if (s->warm)
+        discard_warm(s);
+    const char *failed = program_pipes(&s->program, &far, 0, 0);
+    if (failed)
+        return failed;
+    return program_exec(&s->program, &far, argv, env, s->sandbox->processes, s->filter);
+}
+
+static void on_program(struct init *s, struct cursor *c)
+{
+    int warm = take_u8(c) == 1;
+    s->list = take_u8(c) == 1;
+    char **argv = take_strings(c, STRINGS_MAX);
+    char **env = take_strings(c, STRINGS_MAX);
+    errno = EPROTO;
+    if (c->bad || c->left || s->running)
+        fail(s, "program frame");
+    if (s->staging >= 0)
+        close(s->staging);
+    s->staging = -1;
+    clock_gettime(CLOCK_MONOTONIC, &s->began);
+    const char *failed = start(s, warm, argv, env);
+    if (failed)
+        fail(s, failed);
+    free_strings(argv);
+    free_strings(env);
+    s->running = s->ran = 1;
+    s->program.input = s->input;
+    s->program.input_left = s->input_size;
+    must_send(send_frame(s->control, FRAME_BEGAN, NULL, 0));
+    feed(s);
+}
+
+static void on_get(struct init *s, struct cursor *c)
+{
+    char path[4096];
+    if (c->left == 0 || c->left >= sizeof path || memchr(c->at, 0, c->left)) {
+        errno = EPROTO;
+        fail(s, "get");
+    }
+    memcpy(path, c->at, c->left);
+    path[c->left] = 0;
+    must_send(collect_get(s->control, s->work, path));
+}
+
+/* Which frames fit when: staging before the first program, GET between and after programs. */
+static int in_order(const struct init *s, uint8_t type)
+{
+    switch (type) {
+    case FRAME_FILE:
+    case FRAME_DATA:
+    case FRAME_STDIN:
+        return !s->ran;
+    case FRAME_PROGRAM:
+        return !s->running;
+    case FRAME_GET:
+        return s->ran && !s->running;
+    default:
+        return type == FRAME_KILL;
+    }
+}
+
+void on_frame(struct init *s)
+{
+    uint8_t type, *payload;
+    uint32_t size;
+    if (receive_frame(s->control, &type, &payload, &size) <= 0)
+        leave();
+    struct cursor c = {payload, size, 0};
+    if (!in_order(s, type)) {
+        errno = EPROTO;
+        fail(s, "frame out of order");
+    }
+    switch (type) {
+    case FRAME_FILE:
+        on_file(s, &c);
+        break;
+    case FRAME_DATA:
+        on_data(s, &c);
+        break;
+    case FRAME_STDIN:
+        on_stdin(s, &c);
+        break;
+    case FRAME_PROGRAM:
+        on_program(s, &c);
+        break;
+    case FRAME_KILL:
+        kill_program(s);
+        break;
+    default:
+        on_get(s, &c);
+    }
+    free(payload);
+}

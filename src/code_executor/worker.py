@@ -1,0 +1,171 @@
+"""Executes plans: waits for a turn, takes a sandbox, runs, destroys.
+
+Theory of operation
+-------------------
+One event loop. :class:`Turns` admits at most ``capacity`` executions at once. Who comes when it
+is full waits in the queue of his tenant; a place that becomes free goes to the next tenant in
+turn, so that a tenant with a thousand waiting runs delays another's first by one run and no
+more. The queues together hold ``queue_limit``; when they are full, a newcomer is refused unless
+some other tenant waits with at least two more than he: then the newest of the longest queue is
+refused in his stead. A refused execution has started nothing.
+
+:class:`Worker` is the pipeline of one execution. The sandbox goes back to the pool to be
+destroyed whatever happened, and the answer does not wait for that. If a sandbox turns out to be
+unusable before the program started (its failure names one of ``BEFORE_START``), the plan is
+tried once more in another; after that point it never is, since the program may have run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from code_executor.errors import QueueFull, SandboxUnavailable
+from code_executor.model import Outcome, Plan
+from code_executor.observe import get_logger
+from code_executor.pool import Pool
+from code_executor.ports import Clock
+
+_log = get_logger("worker")
+
+BEFORE_START = frozenset({"prepare", "start"})
+"""Steps in whose failure no instruction of the program has been executed."""
+
+
+class Turns:
+    """At most ``capacity`` holders at once, at most ``queue_limit`` waiting, tenants in turn."""
+
+    def __init__(self, capacity: int, queue_limit: int) -> None:
+        self._capacity = capacity
+        self._queue_limit = queue_limit
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self.held = 0
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Hold one place; waits for it.
+
+        Raises:
+            QueueFull: too many wait already.
+        """
+        await self._acquire(tenant)
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def _acquire(self, tenant: str) -> None:
+        if self.held < self._capacity:
+            self.held += 1
+            return
+        if self.waiting >= self._queue_limit:
+            self._make_room(tenant)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(tenant, deque()).append(place)
+        self.waiting += 1
+        try:
+            await place
+        except asyncio.CancelledError:
+            self._leave(tenant, place)
+            raise
+
+    def _release(self) -> None:
+        """Hand the place to the next tenant in turn, or give it up."""
+        place = self._next()
+        while place is not None and place.done():  # he has just been cancelled
+            place = self._next()
+        if place is None:
+            self.held -= 1
+        else:
+            place.set_result(None)
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """The first waiter of the tenant whose turn it is; that tenant goes to the end."""
+        if not self._queues:
+            return None
+        tenant, queue = self._queues.popitem(last=False)
+        place = queue.popleft()
+        self.waiting -= 1
+        if queue:
+            self._queues[tenant] = queue
+        return place
+
+    def _leave(self, tenant: str, place: asyncio.Future[None]) -> None:
+        """A waiter was cancelled: out of the queue, or, had he just got the place, pass it on."""
+        if place.done() and not place.cancelled() and place.exception() is None:
+            self._release()
+        elif place in self._queues.get(tenant, ()):
+            self._remove(tenant, place)
+
+    def _remove(self, tenant: str, place: asyncio.Future[None]) -> None:
+        queue = self._queues[tenant]
+        queue.remove(place)
+        self.waiting -= 1
+        if not queue:
+            del self._queues[tenant]
+
+    def _make_room(self, newcomer: str) -> None:
+        """Refuse the newest of a longer queue, or the newcomer.
+
+        Raises:
+            QueueFull: it is the newcomer.
+        """
+        own = len(self._queues.get(newcomer, ()))
+        longest = max(self._queues, key=lambda name: len(self._queues[name]), default=newcomer)
+        if not self._queues or len(self._queues[longest]) < own + 2:
+            raise self._full()
+        place = self._queues[longest][-1]
+        self._remove(longest, place)
+        if not place.done():
+            place.set_exception(self._full())
+
+    def _full(self) -> QueueFull:
+        return QueueFull(f"{self.waiting} runs are waiting already; try again later.")
+
+
+class Worker:
+    """Executes plans in sandboxes of ``pool``, at most ``max_concurrency`` at once."""
+
+    def __init__(
+        self, pool: Pool, clock: Clock, *, max_concurrency: int = 4, queue_limit: int = 100
+    ) -> None:
+        self._pool = pool
+        self._clock = clock
+        self.turns = Turns(max_concurrency, queue_limit)
+
+    async def execute(self, plan: Plan, *, tenant: str) -> Outcome:
+        """Run ``plan`` and return how it ended, with ``queue_ms`` and ``prepare_ms`` filled in.
+
+        Raises:
+            QueueFull: too many executions wait; nothing was started.
+            SandboxUnavailable: the machinery failed.
+        """
+        arrived = self._clock.monotonic()
+        async with self.turns.turn(tenant):
+            queue_ms = self._since(arrived)
+            try:
+                outcome = await self._attempt(plan)
+            except SandboxUnavailable as exc:
+                if exc.step not in BEFORE_START:
+                    raise
+                _log.warning("run_retry", flavour=plan.flavour, step=exc.step)
+                outcome = await self._attempt(plan)
+        return replace(outcome, usage=replace(outcome.usage, queue_ms=queue_ms))
+
+    async def _attempt(self, plan: Plan) -> Outcome:
+        asked = self._clock.monotonic()
+        sandbox = await self._pool.take(plan.flavour)
+        try:
+            prepare_ms = self._since(asked)
+            outcome = await sandbox.run(plan)
+        finally:
+            self._pool.retire(sandbox)
+        return replace(outcome, usage=replace(outcome.usage, prepare_ms=prepare_ms))
+
+    def _since(self, start: float) -> int:
+        """Whole milliseconds from ``start`` until now."""
+        return round((self._clock.monotonic() - start) * 1000)

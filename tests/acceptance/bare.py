@@ -1,0 +1,115 @@
+"""The control: the same plan carried out by the interpreter itself, with no sandbox at all.
+
+A program's files are written to a fresh directory that a private mount namespace shows as
+``/work`` (``bare_root.sh``), because tracebacks, ``__file__`` and the like name that path; the
+interpreter is started by ``exec``, so the wait status seen here is the program's own. Go is
+built by ``go build``, not by the sandbox's compile step: the reference must not share what is
+to be proved.
+
+It needs root, or unprivileged user namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from code_executor.model import Phase, Plan
+
+RUNTIME = Path(__file__).parents[2] / ".runtime" / "python"
+SCRIPT = Path(__file__).with_name("bare_root.sh")
+NOBODY = 65_534
+GO_BUILD = ("/usr/bin/sh", "-c", "exec /usr/bin/go build -o .bin/main ./*.go")
+GO_ENV = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "GOCACHE": "/opt/cache",
+    "GOPROXY": "off",
+    "CGO_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a program ended: its streams, and an exit code or the name of a signal."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int | None
+    signal: str | None
+    phase: Phase = Phase.RUN
+
+
+def run_bare(plan: Plan, cache: Path, *, timeout: float = 60) -> End:
+    """Carry out ``plan`` without a sandbox; ``cache`` keeps Go's build cache between calls."""
+    with tempfile.TemporaryDirectory(prefix="bare-") as scratch:
+        work, root = Path(scratch, "work"), Path(scratch, "root")
+        root.mkdir()
+        _stage(plan, work)
+        if any(step.phase is Phase.COMPILE for step in plan.steps):
+            built = _execute(root, work, cache, GO_BUILD, GO_ENV, b"", timeout)
+            if built.exit_code != 0:
+                return End(built.stdout, built.stderr, built.exit_code, built.signal, Phase.COMPILE)
+        argv = (*plan.steps[-1].argv, *plan.args)
+        return _execute(root, work, cache, argv, dict(plan.env), plan.stdin, timeout)
+
+
+def _stage(plan: Plan, work: Path) -> None:
+    for name in ("", "inputs", "outputs"):
+        (work / name).mkdir()
+    for file in plan.files:
+        target = work / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.content)
+    if os.geteuid() == 0:
+        for path in (work, *work.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+
+
+def _execute(
+    root: Path,
+    work: Path,
+    cache: Path,
+    argv: tuple[str, ...],
+    env: dict[str, str],
+    stdin: bytes,
+    timeout: float,
+) -> End:
+    variables = [f"{name}={value}" for name, value in env.items()]
+    command = [*_prefix(), str(root), str(work), str(RUNTIME), str(cache)]
+    if os.geteuid() == 0:
+        os.chown(cache, NOBODY, NOBODY)
+        command += ["-u", str(NOBODY)]
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        done = subprocess.run(
+            [*command, "--", *variables, *argv],
+            stdin=given,
+            capture_output=True,
+            timeout=timeout,
+            start_new_session=True,
+            preexec_fn=_no_core,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+    if str(SCRIPT).encode() in done.stderr:
+        raise RuntimeError(f"the control could not be set up: {done.stderr.decode()}")
+    name = signal.Signals(-done.returncode).name if done.returncode < 0 else None
+    return End(done.stdout, done.stderr, None if name else done.returncode, name)
+
+
+def _prefix() -> list[str]:
+    unshare = shutil.which("unshare") or "unshare"
+    private = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return [unshare, *private, "--mount", "--propagation", "private", "/bin/sh", str(SCRIPT)]
+
+
+def _no_core() -> None:
+    """A core file would be written into the program's directory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

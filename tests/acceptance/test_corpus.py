@@ -1,0 +1,87 @@
+"""Byte for byte: a program in the sandbox prints and ends as it does under the bare interpreter.
+
+What no two runs of the bare interpreter share (addresses, process ids) is blanked on both sides.
+A flavour's warm and cold ways are both tried: the corpus has programs of each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tests.acceptance.bare import RUNTIME, End, run_bare
+from tests.acceptance.cases import LANGUAGES, cases, plan_of
+from tests.acceptance.corpus import Case
+
+from code_executor.ports import Backend
+from code_executor.sandbox.conformance.bench import carry_out
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
+CORPUS = [case for language in LANGUAGES for case in cases(language)]
+VOLATILE = re.compile(rb"0x[0-9a-f]{8,16}|(?<=\(node:)\d+(?=\))")
+ENOUGH = {"python": 250, "node": 40, "ruby": 40, "php": 40, "go": 40}
+
+
+@pytest.fixture(scope="session")
+def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Go's build cache, shared by all cases: the standard library is compiled once."""
+    return tmp_path_factory.mktemp("go-cache")
+
+
+@pytest.mark.parametrize("case", CORPUS, ids=lambda case: f"{case.language}/{case.id}")
+async def test_same_as_the_interpreter(native: Backend, case: Case, go_cache: Path) -> None:
+    available = {status.id for status in await native.languages() if status.available}
+    if case.language not in available:
+        pytest.skip(f"{case.language} is not available here")
+    if case.needs and not _has_module(case.needs):
+        pytest.skip(f"{case.needs} is not installed in the runtime")
+    plan = plan_of(case)
+    outcome = await carry_out(native, plan)
+    ours = End(
+        outcome.stdout.data, outcome.stderr.data, outcome.exit_code, outcome.signal, outcome.phase
+    )
+    difference = _difference(run_bare(plan, go_cache), ours)
+    assert not difference, f"{case.language}/{case.id} ({outcome.status}):\n{difference}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_the_corpus_is_large(language: str) -> None:
+    assert len(cases(language)) >= ENOUGH[language]
+
+
+@cache
+def _has_module(name: str) -> bool:
+    command = [RUNTIME / "bin" / "python3", "-c", f"import {name}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _difference(bare: End, ours: End) -> str:
+    """What differs, as unified diffs; empty when nothing does."""
+    parts = [
+        _diff("stdout", bare.stdout, ours.stdout),
+        _diff("stderr", bare.stderr, ours.stderr),
+    ]
+    parts += [
+        f"{name}: {getattr(bare, name)} under the interpreter, {getattr(ours, name)} in the sandbox"
+        for name in ("exit_code", "signal", "phase")
+        if getattr(bare, name) != getattr(ours, name)
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _diff(name: str, wanted: bytes, got: bytes) -> str:
+    wanted, got = (VOLATILE.sub(b"<volatile>", text) for text in (wanted, got))
+    if wanted == got:
+        return ""
+    lines = difflib.unified_diff(
+        [f"{line!r}" for line in wanted.splitlines(keepends=True)],
+        [f"{line!r}" for line in got.splitlines(keepends=True)],
+        f"{name} under the interpreter",
+        f"{name} in the sandbox",
+        lineterm="",
+    )
+    return "\n".join(list(lines)[:60])

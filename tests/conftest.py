@@ -1,0 +1,40 @@
+"""What several groups of tests share: one native backend, started once.
+
+A host on which the sandbox cannot be started fails these tests: a skipped promise is not a kept
+one. ``WITHOUT_SANDBOX=1`` turns the failures into skips, for work on everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from code_executor.compose import make_backend, make_languages
+from code_executor.config import Settings
+from code_executor.errors import HostUnfit
+from code_executor.ports import Backend
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def native(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    """The native backend, as the service composes it, with a data directory of its own."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), runtime_dir=runtime_dir())
+    backend = make_backend(settings, make_languages(settings))
+    try:
+        await backend.start()
+    except HostUnfit as unfit:
+        await backend.close()
+        if os.environ.get("WITHOUT_SANDBOX") == "1":
+            pytest.skip(f"no sandbox on this host: {unfit}")
+        raise
+    yield backend
+    await backend.close()
+
+
+def runtime_dir() -> Path:
+    """Where the interpreters' runtimes are: ``RUNTIME_DIR``, or beside the source."""
+    return Path(os.environ.get("RUNTIME_DIR") or Path(__file__).parents[1] / ".runtime")
