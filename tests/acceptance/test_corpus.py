@@ -55,7 +55,7 @@ async def test_the_corpus_is_large(language: str) -> None:
 
 @cache
 def _has_module(name: str) -> bool:
-    command = [RUNTIME / "bin" / "python3", "-c", f"import {name}"]
+    command = [str(RUNTIME / "bin" / "python3"), "-c", f"import {name}"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

@@ -89,7 +89,7 @@ MOUNTS = {
 MASKED = frozenset(
     {"/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/kallsyms", "/proc/interrupts"}
 )
-"""Covered by a device that is always empty; which of them exist is the kernel's choice."""
+"""Covered by an empty file; which of them exist is the kernel's choice."""
 UNMERGED = frozenset({"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"})
 """Mounted only where the host has not merged them into /usr."""
 IRRELEVANT_OPTIONS = frozenset({"relatime", "noatime", "nodiratime", "lazytime", "inode64"})

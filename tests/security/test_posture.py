@@ -56,7 +56,7 @@ async def test_mounts(seen: dict[str, Any]) -> None:
     for mount in seen["mounts"]:
         point, options = mount["point"], set(mount["options"].split(","))
         if point in posture.MASKED:
-            kind, wanted = posture.ANY, posture.DEVICE
+            kind, wanted = posture.ANY, posture.READ_ONLY
         elif point in posture.UNMERGED:
             kind, wanted = posture.ANY, posture.READ_ONLY
         else:

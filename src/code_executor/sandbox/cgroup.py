@@ -31,6 +31,7 @@ from code_executor.errors import HostUnfit, SandboxUnavailable
 PREFIX = "code-executor-"
 CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
+_USAGE = "/cpuacct.usage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,19 @@ def _controllers(directory: Path) -> list[str]:
     return []
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> str:
+    """A control file; all those read here are far shorter than a page."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096).decode()
     finally:
         os.close(fd)
 
@@ -106,37 +116,43 @@ def _fields(text: str) -> dict[str, int]:
 
 
 class Group:
-    """One sandbox's cgroup. Methods are a few small file operations each and do not block long."""
+    """One sandbox's cgroup. Methods are a few small file operations each and do not block long.
+
+    They are in the way of every run, so they use plain strings and descriptors, not ``Path``.
+    """
 
     def __init__(self, mounts: Mounts, paths: dict[str, Path]) -> None:
         self._v2 = mounts.version == 2
-        self._paths = paths
-        self._distinct = tuple(dict.fromkeys(paths.values()))
+        self._paths = {controller: str(path) for controller, path in paths.items()}
+        self._distinct = tuple(dict.fromkeys(self._paths.values()))
         self._cpu_fd = -1
+        self._limits = (0, 0)
 
     def make(self, *, memory_bytes: int, processes: int) -> None:
         """Create the directories and set the limits."""
         for path in self._distinct:
-            path.mkdir()
+            os.mkdir(path)
         self.limit(memory_bytes=memory_bytes, processes=processes)
-        name = "cpu.stat" if self._v2 else "cpuacct.usage"
-        directory = self._paths["cpu" if self._v2 else "cpuacct"]
-        self._cpu_fd = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        name = f"{self._paths['cpu']}/cpu.stat" if self._v2 else self._paths["cpuacct"] + _USAGE
+        self._cpu_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
 
     def limit(self, *, memory_bytes: int, processes: int) -> None:
         """Set the limits; swap is none. May be called again to change them."""
-        memory = self._paths["memory"]
-        _write(self._paths["pids"] / "pids.max", str(processes))
-        if self._v2:
-            _write(memory / "memory.max", str(memory_bytes))
-            with contextlib.suppress(FileNotFoundError):
-                _write(memory / "memory.swap.max", "0")
-            _write(memory / "memory.oom.group", "1")
+        if (memory_bytes, processes) == self._limits:
             return
-        self._limit_v1(memory, str(memory_bytes))
+        memory = self._paths["memory"]
+        _write(f"{self._paths['pids']}/pids.max", str(processes))
+        if not self._v2:
+            self._limit_v1(memory, str(memory_bytes))
+        else:
+            _write(f"{memory}/memory.max", str(memory_bytes))
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"{memory}/memory.swap.max", "0")
+            _write(f"{memory}/memory.oom.group", "1")
+        self._limits = (memory_bytes, processes)
 
-    def _limit_v1(self, memory: Path, text: str) -> None:
-        both = [memory / "memory.limit_in_bytes", memory / "memory.memsw.limit_in_bytes"]
+    def _limit_v1(self, memory: str, text: str) -> None:
+        both = [f"{memory}/memory.limit_in_bytes", f"{memory}/memory.memsw.limit_in_bytes"]
         # memory+swap may never be below memory: the order depends on the direction of the change.
         for attempt in (both, both[::-1]):
             try:
@@ -151,7 +167,7 @@ class Group:
     def procs(self) -> list[int]:
         """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
         return [
-            os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._distinct
+            os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._distinct
         ]
 
     def cpu_us(self) -> int:
@@ -164,13 +180,13 @@ class Group:
     def oom_kills(self) -> int:
         """How many processes the kernel has ended here for memory."""
         name = "memory.events" if self._v2 else "memory.oom_control"
-        return _fields((self._paths["memory"] / name).read_text()).get("oom_kill", 0)
+        return _fields(_read(f"{self._paths['memory']}/{name}")).get("oom_kill", 0)
 
     def peak_bytes(self) -> int | None:
         """The highest memory use so far; ``None`` on v2 before Linux 5.19."""
         name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
         try:
-            return int((self._paths["memory"] / name).read_text())
+            return int(_read(f"{self._paths['memory']}/{name}"))
         except FileNotFoundError:
             return None
 
@@ -179,7 +195,7 @@ class Group:
         found: set[int] = set()
         for path in self._distinct:
             with contextlib.suppress(FileNotFoundError):
-                found.update(int(pid) for pid in (path / "cgroup.procs").read_text().split())
+                found.update(map(int, Path(path, "cgroup.procs").read_text().split()))
         found.discard(0)  # a process of a foreign pid namespace
         return found
 
@@ -187,7 +203,7 @@ class Group:
         """End every process in it; v2's ``cgroup.kill`` where there is one."""
         with contextlib.suppress(OSError):
             if self._v2:
-                _write(self._distinct[0] / "cgroup.kill", "1")
+                _write(f"{self._distinct[0]}/cgroup.kill", "1")
                 return
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
@@ -201,7 +217,7 @@ class Group:
         gone = True
         for path in self._distinct:
             try:
-                path.rmdir()
+                os.rmdir(path)
             except FileNotFoundError:
                 continue
             except OSError:
@@ -303,7 +319,7 @@ def _leave(own: Path) -> None:
         leaf.mkdir(exist_ok=True)
         for pid in (own / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
-                _write(leaf / "cgroup.procs", pid)
+                _write(f"{leaf}/cgroup.procs", pid)
     except OSError as error:
         raise HostUnfit(
             f"the control group {own} is not delegated to this user: {error.strerror}",
@@ -314,7 +330,7 @@ def _leave(own: Path) -> None:
 def _enable(directory: Path) -> None:
     missing = set(CONTROLLERS_V2) - set((directory / "cgroup.subtree_control").read_text().split())
     if missing:
-        _write(directory / "cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing)))
+        _write(f"{directory}/cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing)))
 
 
 def _lock(path: Path) -> int:

@@ -168,6 +168,8 @@ class Session:
                 self._entry(payload)
             case Kind.CONTENT:
                 self._content_piece(payload)
+            case Kind.CONTENT_END:
+                frames.decode_u32(payload)  # too short a one breaks the channel here
 
     def _feed(self, capture: Capture, payload: bytes) -> None:
         capture.feed(payload)

@@ -99,8 +99,8 @@ async def links_are_not_followed(backend: Backend) -> None:
     code = """
         import os
         open("secret", "w").write("work")
-        targets = {"passwd": "/etc/passwd", "root": "/", "etc": "/etc", "work": "../secret", "up": "..",
-                   "self": "self", "dangling": "nowhere", "proc": "/proc/1/environ",
+        targets = {"passwd": "/etc/passwd", "root": "/", "etc": "/etc", "work": "../secret",
+                   "up": "..", "self": "self", "dangling": "nowhere", "proc": "/proc/1/environ",
                    "mem": "/proc/self/mem", "absolute": "/work/secret"}
         for name, target in targets.items(): os.symlink(target, "outputs/" + name)
         open("outputs/real", "w").write("real")

@@ -111,8 +111,8 @@ async def randomness_is_not_shared(backend: Backend) -> None:
     code = """
         import json, os, random, secrets, uuid, tempfile
         print(json.dumps([
-            random.random(), secrets.token_hex(8), str(uuid.uuid4()), os.urandom(8).hex(), hash("text"),
-            next(tempfile._get_candidate_names()), random.SystemRandom().random(),
+            random.random(), secrets.token_hex(8), str(uuid.uuid4()), os.urandom(8).hex(),
+            hash("text"), next(tempfile._get_candidate_names()), random.SystemRandom().random(),
         ]))
     """
     rows = [told(await python(backend, code)) for _ in range(3)]

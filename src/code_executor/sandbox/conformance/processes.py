@@ -30,8 +30,9 @@ async def _leaves_nothing(backend: Backend, code: str, **limits: int) -> None:
     marked = marker()
     await python(backend, code, args=(marked,), **limits)
     deadline = time.monotonic() + GRACE_S
-    while (left := host_processes(marked)) and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)  # noqa: ASYNC110 - the host's process table raises no event
+    # The host's process table raises no event to wait for.
+    while (left := host_processes(marked)) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     expect(not left, f"left on the host: {left}")
 
 
@@ -75,7 +76,8 @@ async def threads_count_as_processes(backend: Backend) -> None:
         import threading, time
         n = 0
         try:
-            for n in range(1000): threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
+            for n in range(1000):
+                threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
         except RuntimeError: pass
         print(n)
     """

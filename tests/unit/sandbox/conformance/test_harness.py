@@ -14,12 +14,15 @@ from code_executor.sandbox.conformance.attempts.harness import Attempt, Reached
 
 
 def test_refused_wants_a_refusal() -> None:
+    def fail(code: int) -> None:
+        raise OSError(code, "no")
+
     with harness.refused("opened"):
-        raise PermissionError(errno.EPERM, "no")
+        fail(errno.EPERM)
     with pytest.raises(Reached, match="opened"), harness.refused("opened"):
         pass
     with pytest.raises(Reached, match="ENOENT"), harness.refused("opened", errno.EPERM):
-        raise FileNotFoundError(errno.ENOENT, "absent")
+        fail(errno.ENOENT)
 
 
 def test_absent_and_unreadable(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ OWN = ("/work", "/tmp", "/dev/shm")
 def files_of_the_host() -> None:
     """Look at homes, state, configuration and sockets of the host."""
     absent("/root/.bashrc", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/etc/sudoers",
-           "/etc/machine-id", "/var/lib/dpkg", "/var/log", "/boot/vmlinuz", "/run/docker.sock", "/run/systemd",
-           "/srv", "/mnt", "/media", "/lost+found", "/.dockerenv", "/initrd.img")  # fmt: skip
+           "/etc/machine-id", "/var/lib/dpkg", "/var/log", "/boot/vmlinuz", "/run/systemd",
+           "/run/docker.sock", "/srv", "/mnt", "/media", "/lost+found", "/.dockerenv",
+           "/initrd.img")  # fmt: skip
     unreadable(
         "/root",
         "/home",

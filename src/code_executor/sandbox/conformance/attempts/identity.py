@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+from collections.abc import Callable
 
 from .harness import Reached, attempt, refused, status_line
 
@@ -39,7 +40,7 @@ def new_privileges() -> None:
 @attempt("P1")
 def become_root() -> None:
     """Become user or group 0."""
-    calls = (
+    calls: tuple[tuple[str, Callable[[], None]], ...] = (
         ("setuid", lambda: os.setuid(0)),
         ("setgid", lambda: os.setgid(0)),
         ("setreuid", lambda: os.setreuid(0, 0)),
@@ -49,7 +50,7 @@ def become_root() -> None:
     )
     for name, call in calls:
         with refused(name):
-            call()  # type: ignore[no-untyped-call]  # functions of one table, each its own type
+            call()
     libc = ctypes.CDLL(None)
     libc.setfsuid(0)
     if libc.setfsuid(0) == 0:
