@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +22,29 @@ from code_executor.ports import Backend
 from code_executor.sandbox.conformance.bench import carry_out
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
-CORPUS = [case for language in LANGUAGES for case in cases(language)]
 VOLATILE = re.compile(rb"0x[0-9a-f]{8,16}|(?<=\(node:)\d+(?=\))")
+PRELOADED = "a warm interpreter has loaded modules that the program has not asked for"
+BOOTSTRAP = "an interpreter started ahead has read the file that waits for the program"
+DIFFERENT = {
+    "python/introspection/sys-modules-of-a-bare-program": PRELOADED,
+    "python/introspection/sys-modules-after-import-json": PRELOADED,
+    "python/introspection/gc-freeze-count": PRELOADED,
+    "ruby/basics/loaded-features-count": BOOTSTRAP,
+    "php/process/globals-and-resources": BOOTSTRAP,
+    "php/process/included-files": BOOTSTRAP,
+    "php/process/ini-prepended-file": BOOTSTRAP,
+}
+"""What a program can see of the head start. A case that comes to be equal must leave this table."""
 ENOUGH = {"python": 250, "node": 40, "ruby": 40, "php": 40, "go": 40}
+
+
+def _parameters() -> Iterator[ParameterSet]:
+    for language in LANGUAGES:
+        for case in cases(language):
+            name = f"{language}/{case.id}"
+            reason = DIFFERENT.get(name)
+            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            yield pytest.param(case, id=name, marks=marks)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +53,7 @@ def go_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("go-cache")
 
 
-@pytest.mark.parametrize("case", CORPUS, ids=lambda case: f"{case.language}/{case.id}")
+@pytest.mark.parametrize("case", [*_parameters()])
 async def test_same_as_the_interpreter(native: Backend, case: Case, go_cache: Path) -> None:
     available = {status.id for status in await native.languages() if status.available}
     if case.language not in available:
@@ -51,6 +72,10 @@ async def test_same_as_the_interpreter(native: Backend, case: Case, go_cache: Pa
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_the_corpus_is_large(language: str) -> None:
     assert len(cases(language)) >= ENOUGH[language]
+
+
+async def test_every_exception_is_a_case() -> None:
+    assert set(DIFFERENT) <= {f"{name}/{case.id}" for name in LANGUAGES for case in cases(name)}
 
 
 @cache

@@ -168,6 +168,9 @@ def test_sources_beside_other_languages_do_not_matter() -> None:
         ("from x import numpy", "python"),
         ("def f(:\n import os", "python"),
         ("# numpy is not needed", "python"),
+        ("text = '''\nimport numpy\n'''", "python"),
+        ("print('\\d')\nimport numpy", "python-data"),
+        ("x = 1\n" * 4000 + "import numpy", "python-data"),
     ],
 )
 def test_the_flavour_follows_the_imports(code: str, flavour: str) -> None:

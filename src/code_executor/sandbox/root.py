@@ -109,14 +109,12 @@ def _copies(source: Path, path: str) -> Iterator[Operation]:
     if stat.S_ISLNK(mode):
         yield Link(path, os.readlink(source))
     elif stat.S_ISDIR(mode):
+        if not mode & stat.S_IROTH or not mode & stat.S_IXOTH:
+            return  # what the host hides from its users stays hidden
         yield Directory(path)
         for entry in sorted(source.iterdir()):
             yield from _copies(entry, f"{path}/{entry.name}")
-    elif (
-        stat.S_ISREG(mode)
-        and mode & stat.S_IROTH  # what the host hides from its users stays hidden
-        and source.stat().st_size <= COPY_MAX_BYTES
-    ):
+    elif stat.S_ISREG(mode) and mode & stat.S_IROTH and source.stat().st_size <= COPY_MAX_BYTES:
         yield Text(path, source.read_bytes())
 
 

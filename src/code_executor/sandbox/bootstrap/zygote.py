@@ -100,11 +100,11 @@ def vanish() -> None:
 
 def install() -> None:
     """Warm up, disappear, and leave the hook."""
+    atexit.register(spare_the_warm)  # first, so that it is called last
     warm_up()
     vanish()
     WARM.update(sys.modules)
     WARM.difference_update({"sys", "builtins", "__main__"})
-    atexit.register(spare_the_warm)
     functions = (ctypes.py_object(function) for function in (touch, begin, alone))
     LIBRARY.cpython_setup(*functions, sys.version_info.minor)
     sys.path_hooks.insert(0, HOOK)
