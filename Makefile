@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make down`. The work is in scripts/, one file per target.
 .DEFAULT_GOAL := help
 .PHONY: help up down setup check test test-unit test-conformance test-integration test-security \
-	test-acceptance test-vm fmt lock clean
+	test-acceptance test-vm bench fmt lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ test-acceptance: ## the service from outside; programs compared with the bare in
 
 test-vm: ## the sandbox on a booted cgroup v2 host, as root and as an ordinary user
 	@tests/vm/run
+
+bench: ## measure the service beside the bare interpreters; ARGS=--help for what else
+	@scripts/setup.sh && .venv/bin/python -m benchmarks $(ARGS)
 
 fmt: ## format the code and apply the linter's safe fixes
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

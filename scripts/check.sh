@@ -12,7 +12,7 @@ check() { # COMMAND...
 
 check ruff format --check .
 check ruff check .
-check mypy src tests scripts
+check mypy src tests scripts benchmarks
 check lint-imports
 check pytest -q tests/test_docs.py tests/test_architecture.py
 

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.acceptance.bare import RUNTIME, End, run_bare
@@ -38,7 +39,8 @@ DIFFERENT = {
 ENOUGH = {"python": 250, "node": 40, "ruby": 40, "php": 40, "go": 40}
 
 
-def _parameters() -> Iterator[ParameterSet]:
+def _parameters() -> Iterator[Any]:
+    """Each case as a parameter of the test below, the known differences marked."""
     for language in LANGUAGES:
         for case in cases(language):
             name = f"{language}/{case.id}"

@@ -253,6 +253,7 @@ def facts() -> Iterator[tuple[str, str, bool]]:
     kinds = {line.split(" - ")[1].split()[0] for line in mounts.splitlines()}
     versions = sorted(kinds & {"cgroup", "cgroup2"})
     yield "cgroup file systems", " ".join(versions), versions == ["cgroup2"]
+    yield "cgroups nsdelegate", str("nsdelegate" in mounts), "nsdelegate" in mounts
     own = Path("/proc/self/cgroup").read_text().strip().removeprefix("0::/")
     yield "own cgroup", own, os.access(CGROUPS / own, os.W_OK)
     controllers = _read(CGROUPS / own / "cgroup.controllers")
@@ -265,6 +266,11 @@ def facts() -> Iterator[tuple[str, str, bool]]:
     apparmor = _read(Path("/sys/module/apparmor/parameters/enabled"))
     yield "apparmor", apparmor, apparmor == "Y"
     yield "own apparmor profile", _read(Path("/proc/self/attr/apparmor/current")), True
+    if os.getuid() == 0:  # nobody else may read it
+        profiles = _read(Path("/sys/kernel/security/apparmor/profiles"))
+        yield "apparmor profiles", profiles.replace("\n", ", "), "enforce" in profiles
+    subuids = _read(Path("/etc/subuid"))
+    yield "subordinate ids", subuids, subuids.endswith(":65536") and bool(shutil.which("newuidmap"))
     uid = _uid_in_new_namespaces()
     yield "uid in new namespaces", uid, uid == "0"
 

@@ -123,7 +123,8 @@ def alone(directory: Path) -> Iterator[None]:
 
 def install_tools() -> None:
     """Install the missing tools with apt-get as root; otherwise end with what to install."""
-    packages = [package for tool, package in TOOLS.items() if not shutil.which(tool)]
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # where Debian keeps mkfs
+    packages = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]
     if not packages:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):

@@ -137,7 +137,11 @@ class Group:
         self._cpu_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
 
     def limit(self, *, memory_bytes: int, processes: int) -> None:
-        """Set the limits; swap is none. May be called again to change them."""
+        """Set the limits; swap is none. May be called again to change them.
+
+        v2 could kill the whole group at once (memory.oom.group), but init is in it, and is needed
+        to report what the program left; the watch ends such a run instead.
+        """
         if (memory_bytes, processes) == self._limits:
             return
         memory = self._paths["memory"]
@@ -148,7 +152,6 @@ class Group:
             _write(f"{memory}/memory.max", str(memory_bytes))
             with contextlib.suppress(FileNotFoundError):
                 _write(f"{memory}/memory.swap.max", "0")
-            _write(f"{memory}/memory.oom.group", "1")
         self._limits = (memory_bytes, processes)
 
     def _limit_v1(self, memory: str, text: str) -> None:
@@ -375,8 +378,9 @@ def _remove_tree(path: Path) -> None:
             return
         except OSError:
             with contextlib.suppress(OSError):
-                for pid in (path / "cgroup.procs").read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
+                for pid in map(int, (path / "cgroup.procs").read_text().split()):
+                    if pid:  # 0: of a foreign pid namespace; kill(2) would take it for our group
+                        os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
         else:
             return

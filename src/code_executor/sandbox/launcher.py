@@ -114,6 +114,7 @@ class Launcher:
         assert self._process.stderr is not None
         self.kill()
         words = (await self._process.stderr.read()).decode("utf-8", "replace").strip()
+        await self.close()
         raise HostUnfit(
             f"the sandboxes' root could not be made: {words or 'no answer'}", fix=_advice(words)
         )
@@ -135,13 +136,11 @@ class Launcher:
         return pidfd
 
     async def _request(self, packet: bytes, fds: Sequence[int]) -> tuple[int, list[int]]:
-        async with self._lock:
-            try:
-                socket.send_fds(self._socket, [packet], list(fds))
-                data, received = await asyncio.shield(asyncio.ensure_future(self._answer()))
-            except OSError as error:
-                self.alive = False
-                raise SandboxUnavailable("the launcher is gone", step="launcher") from error
+        try:
+            data, received = await self._exchange(packet, fds)
+        except OSError as error:
+            self.alive = False
+            raise SandboxUnavailable("the launcher is gone", step="launcher") from error
         if len(data) != ANSWER.size:
             self.alive = False
             raise SandboxUnavailable("the launcher is gone", step="launcher")
@@ -152,6 +151,22 @@ class Launcher:
             name = step.rstrip(b"\0").decode()
             raise SandboxUnavailable(f"no sandbox: {os.strerror(error_number)}", step=name)
         return pid, received
+
+    async def _exchange(self, packet: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
+        """A request and its answer, taken off the socket even when nobody waits for it any more."""
+        await self._lock.acquire()
+        try:
+            socket.send_fds(self._socket, [packet], list(fds))
+        except OSError:
+            self._lock.release()
+            raise
+        answer = asyncio.ensure_future(self._answer())
+        answer.add_done_callback(lambda _: self._lock.release())
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(_discard)
+            raise
 
     async def _answer(self) -> tuple[bytes, list[int]]:
         loop = asyncio.get_running_loop()
@@ -169,12 +184,23 @@ class Launcher:
         self.alive = False
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer sees the end
 
     async def close(self) -> None:
         """End it and wait for it."""
         self.kill()
         await self._process.wait()
+        async with self._lock:
+            self._socket.close()
+
+
+def _discard(answer: asyncio.Future[tuple[bytes, list[int]]]) -> None:
+    """Close what came with an answer that nobody waits for: its sandbox ends with its channel."""
+    if answer.cancelled() or answer.exception() is not None:
+        return
+    for fd in answer.result()[1]:
+        os.close(fd)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

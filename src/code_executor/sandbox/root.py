@@ -15,6 +15,9 @@ from pathlib import Path
 HOST_NAME = "sandbox"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 EMPTY_DIRECTORIES = ("dev/shm", "proc", "work", "tmp", "opt", "etc")
+# What init mounts over files and directories of /proc that a program has no business with.
+MASK_FILE = "opt/ahead/nothing"
+MASK_DIRECTORY = "opt/ahead/empty"
 LINKS = {
     "dev/fd": "/proc/self/fd",
     "dev/stdin": "/proc/self/fd/0",
@@ -34,7 +37,7 @@ TEXTS = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\n",
     "etc/resolv.conf": "",
     "etc/timezone": "Etc/UTC\n",
-    "opt/ahead/nothing": "",  # what init mounts over files of /proc
+    MASK_FILE: "",
 }
 # What interpreters read of /etc: the linker's cache, the alternatives that /usr/bin points to,
 # and their own settings. None of it is secret: every user of a host may read it.
@@ -125,7 +128,7 @@ def root_operations(mounts: dict[str, Path], texts: dict[str, Path]) -> Sequence
     ``texts`` maps paths to host files whose content is put there (the bootstraps).
     """
     operations: list[Operation] = [*_system()]
-    operations += [Directory(path) for path in ("dev", *EMPTY_DIRECTORIES)]
+    operations += [Directory(path) for path in ("dev", *EMPTY_DIRECTORIES, MASK_DIRECTORY)]
     operations += [Text(path, text.encode()) for path, text in TEXTS.items()]
     operations += [Link(path, target) for path, target in LINKS.items()]
     for name in COPIED:

@@ -29,7 +29,10 @@ function apply([count, ...rest]) {
   }
 }
 
-// Stay invisible: no trace in the options that child processes inherit, nor among the modules.
-process.execArgv.length = 0;
-delete require.cache[__filename];
-apply(receive());
+// A worker thread preloads too, and has nothing to wait for.
+if (require('worker_threads').isMainThread) {
+  // Stay invisible: no trace in the options that child processes inherit, nor among the modules.
+  process.execArgv.length = 0;
+  delete require.cache[__filename];
+  apply(receive());
+}

@@ -29,6 +29,7 @@ try: A().f(range(9)), 1/0
 except ZeroDivisionError: pass
 """
 WARM: set[str] = set()
+STREAMS = (id(sys.stdout), id(sys.stderr))  # a reference would keep them from their end
 
 
 def warm_up() -> None:
@@ -63,19 +64,31 @@ def begin(job: bytes) -> None:
             os.environ[name] = value
     sys.path_hooks.remove(HOOK)
     sys.path.insert(0, "/work")
-    main = sys.modules["__main__"].__dict__
-    main["__file__"] = MAIN
-    main["__cached__"] = None
-    main["__loader__"] = LOADER("__main__", MAIN)
+    main = type(sys)("__main__")  # a new one: the old one is frozen, and would never be collected
+    main.__loader__ = LOADER("__main__", MAIN)
+    main.__dict__.update(
+        __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
+    )
+    sys.modules["__main__"] = main
 
 
-def alone() -> int:
-    """Whether no thread but this one has Python frames."""
-    return int(len(sys._current_frames()) <= 1)
+def end() -> int:
+    """The first steps of the interpreter's end, in its order; 1 when the last ones may be left out.
+
+    They may when no other thread has Python frames and both streams are the original ones: those
+    flush as they should, or the descriptors tell (``init/cpython.c``).
+    """
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    if len(sys._current_frames()) > 1 or (id(sys.stdout), id(sys.stderr)) != STREAMS:
+        return 0
+    spare_the_warm()
+    return 1
 
 
 def spare_the_warm() -> None:
-    """At exit: take what was loaded before the fork out of the interpreter's tear-down.
+    """Take what was loaded before the fork out of the interpreter's tear-down.
 
     Tearing a module down writes to every object of it, and each first write to a page shared with
     the zygote is a copy. Nobody sees the difference: these modules hold nothing of the program's.
@@ -100,12 +113,11 @@ def vanish() -> None:
 
 def install() -> None:
     """Warm up, disappear, and leave the hook."""
-    atexit.register(spare_the_warm)  # first, so that it is called last
     warm_up()
     vanish()
     WARM.update(sys.modules)
     WARM.difference_update({"sys", "builtins", "__main__"})
-    functions = (ctypes.py_object(function) for function in (touch, begin, alone))
+    functions = (ctypes.py_object(function) for function in (touch, begin, end))
     LIBRARY.cpython_setup(*functions, sys.version_info.minor)
     sys.path_hooks.insert(0, HOOK)
     gc.collect()

@@ -58,27 +58,29 @@ extern void Py_IncRef(PyObject *object), Py_DecRef(PyObject *object);
 extern PyObject *PyCapsule_New(void *pointer, const char *name, void (*destructor)(PyObject *));
 extern void *PyInterpreterState_Get(void);
 extern PyObject *PyInterpreterState_GetDict(void *interpreter);
+extern void Py_LeaveRecursiveCall(void);
 extern int Py_FinalizeEx(void);
 
 /* What bootstrap/zygote.py gives us; references held for ever. */
 static struct {
     PyObject *touch; /* () after the fork, while there is time */
     PyObject *begin; /* (job: bytes): put the run's arguments and environment in place */
-    PyObject *alone; /* () -> 1 when no other thread is left, else 0 */
+    PyObject *end;   /* () -> 1 when leaving early cannot be observed, else 0 */
     int minor;       /* of the interpreter's version */
 } python;
 static struct stat streams[3];
+static PyObject *standard[2]; /* sys.stdout and sys.stderr */
 static int exit_code;
 
-void cpython_setup(PyObject *touch, PyObject *begin, PyObject *alone, int minor)
+void cpython_setup(PyObject *touch, PyObject *begin, PyObject *end, int minor)
 {
     python.touch = touch;
     python.begin = begin;
-    python.alone = alone;
+    python.end = end;
     python.minor = minor;
     Py_IncRef(touch);
     Py_IncRef(begin);
-    Py_IncRef(alone);
+    Py_IncRef(end);
 }
 
 static _Noreturn void give_up(void)
@@ -87,19 +89,21 @@ static _Noreturn void give_up(void)
     _exit(126);
 }
 
-/* sys.stdout.flush(), sys.stderr.flush(), as CPython does after the file and on its way out. */
+static void flush(PyObject *file)
+{
+    PyObject *method = file ? PyObject_GetAttrString(file, "flush") : NULL;
+    PyObject *result = method ? PyObject_CallFunctionObjArgs(method, NULL) : NULL;
+    if (!result)
+        PyErr_Clear();
+}
+
+/* sys.stderr.flush(), sys.stdout.flush(), as CPython does when it has run a file. */
 static void flush_io(void)
 {
-    static const char *const NAMES[] = {"stderr", "stdout"};
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    for (int i = 0; i < 2; i++) {
-        PyObject *file = PySys_GetObject(NAMES[i]);
-        PyObject *flush = file ? PyObject_GetAttrString(file, "flush") : NULL;
-        PyObject *result = flush ? PyObject_CallFunctionObjArgs(flush, NULL) : NULL;
-        if (!result)
-            PyErr_Clear();
-    }
+    flush(PySys_GetObject("stderr"));
+    flush(PySys_GetObject("stdout"));
     PyErr_Restore(type, value, traceback);
 }
 
@@ -177,10 +181,13 @@ static _Noreturn void leave(int code, int early)
     exit(code);
 }
 
-/* The interpreter lets its own dictionary go when nothing is left that a program could see. */
+/* The interpreter lets its own dictionary go when nothing is left that a program could see but
+ * what its last finalizers wrote. */
 static void observable_part_is_over(PyObject *capsule)
 {
     (void)capsule;
+    flush(standard[1]);
+    flush(standard[0]);
     fflush(NULL);
     leave(exit_code, 1);
 }
@@ -196,22 +203,26 @@ static int streams_untouched(void)
     return 1;
 }
 
+/* Joins threads, calls atexit functions (Py_FinalizeEx() finds both done), and asks. */
 static int may_leave_early(void)
 {
-    PyObject *answer = PyObject_CallFunctionObjArgs(python.alone, NULL);
+    PyObject *answer = PyObject_CallFunctionObjArgs(python.end, NULL);
     if (!answer) {
         PyErr_Clear();
         return 0;
     }
-    int alone = PyLong_AsLong(answer) == 1;
+    int may = PyLong_AsLong(answer) == 1;
     Py_DecRef(answer);
-    return alone && streams_untouched();
+    return may && streams_untouched();
 }
 
 static _Noreturn void finalize(int code)
 {
     exit_code = code;
     if (may_leave_early()) {
+        for (int i = 0; i < 2; i++)
+            if ((standard[i] = PySys_GetObject(i ? "stderr" : "stdout")))
+                Py_IncRef(standard[i]);
         PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
         PyObject *capsule = PyCapsule_New(&exit_code, "exit", observable_part_is_over);
         if (dict && capsule && PyDict_SetItemString(dict, "code_executor.exit", capsule) == 0)
@@ -253,6 +264,8 @@ PyObject *cpython_main(PyObject *path)
         give_up();
     call(python.begin, bytes);
     Py_DecRef(bytes);
+    /* This call of a hook counts as one level of recursion; the program is to have them all. */
+    Py_LeaveRecursiveCall();
     for (int fd = 0; fd < 3; fd++)
         if (fstat(fd, &streams[fd]) < 0)
             give_up();

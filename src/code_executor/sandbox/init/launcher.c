@@ -301,6 +301,9 @@ int main(void)
     struct request r = {.bytes = malloc(REQUEST_MAX)};
     /* Children are watched through their pidfds and channels; nobody waits for them here. */
     struct sigaction ignore = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
+    /* The ground process was Python, which ignores these two; programs inherit what we have. */
+    signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_DFL);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
         return 1;
     if (!r.bytes || filter_read(FILTER_FD, &filter) < 0 || sigaction(SIGCHLD, &ignore, NULL) < 0)

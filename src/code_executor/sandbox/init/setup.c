@@ -85,7 +85,12 @@ static int mask_proc(const struct sandbox *sandbox)
         "/proc/key-users",  "/proc/kallsyms",  "/proc/interrupts", "/proc/latency_stats",
         "/proc/sched_debug",
     };
+    static const char *const MASKED_DIRECTORIES[] = {"/proc/acpi", "/proc/scsi", "/proc/asound"};
     (void)sandbox;
+    for (size_t i = 0; i < sizeof MASKED_DIRECTORIES / sizeof *MASKED_DIRECTORIES; i++)
+        if (mount("/opt/ahead/empty", MASKED_DIRECTORIES[i], NULL, MS_BIND, NULL) < 0 &&
+            errno != ENOENT)
+            return -1;
     for (size_t i = 0; i < sizeof MASKED / sizeof *MASKED; i++)
         if (mount("/opt/ahead/nothing", MASKED[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
             return -1;

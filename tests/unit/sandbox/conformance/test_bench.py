@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from code_executor.model import Outcome, Output, Plan, RunStatus
+from code_executor.errors import SandboxUnavailable
+from code_executor.model import Outcome, Output, RunStatus
 from code_executor.sandbox.conformance import bench
 from code_executor.sandbox.conformance.registry import CheckFailed
 from code_executor.sandbox.fake import FakeBackend, said
@@ -38,12 +39,13 @@ def test_a_plan_is_what_the_service_would_make() -> None:
 
 async def test_every_sandbox_is_destroyed() -> None:
     backend = FakeBackend()
-    destroyed: list[Plan] = []
     assert (await bench.python(backend, "print('ok')")).stdout.data == b"ok\n"
     outcome, seconds = await bench.timed(backend, "print('ok')")
-    assert outcome.status is RunStatus.SUCCEEDED
-    assert seconds >= 0
-    assert destroyed == []
+    backend.run_failures.append(SandboxUnavailable("gone", step="start"))
+    with pytest.raises(SandboxUnavailable):
+        await bench.python(backend, "print('ok')")
+    assert (outcome.status, seconds >= 0) == (RunStatus.SUCCEEDED, True)
+    assert (backend.prepared, backend.live) == (3, set())
 
 
 def test_expectations_say_what_came() -> None:
@@ -67,6 +69,9 @@ def test_told_is_json() -> None:
 def test_marked_processes_are_found() -> None:
     marked = bench.marker()
     assert bench.host_processes(marked) == []
-    with subprocess.Popen(["sh", "-c", "read x", marked], stdin=subprocess.PIPE) as process:
+    command = ["sh", "-c", "echo begun; read x", marked]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         assert process.pid in bench.host_processes(marked)
         process.kill()

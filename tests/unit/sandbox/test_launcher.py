@@ -1,0 +1,279 @@
+"""The launcher's client against a scripted launcher: requests, answers, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.sandbox.ground import Instructions
+from code_executor.sandbox.launcher import (
+    ANSWER,
+    WARM_EXEC,
+    Launcher,
+    SandboxRequest,
+    Zygote,
+    environment,
+)
+
+REQUEST = SandboxRequest(warm=0, init_uid=1, program_uid=2, processes=3, scratch_mb=4)
+
+
+class Scripted:
+    """The other end of a launcher's socket."""
+
+    def __init__(self, launcher: Launcher, sock: socket.socket) -> None:
+        self.launcher = launcher
+        self._socket = sock
+
+    async def asked(self) -> bytes:
+        """The next request; its descriptors are closed."""
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().run_in_executor(None, self._peek)
+        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 8)
+        for fd in fds:
+            os.close(fd)
+        return data
+
+    def _peek(self) -> None:
+        self._socket.recv(1, socket.MSG_PEEK)
+
+    def answer(self, *, error: int = 0, pid: int = 7, step: bytes = b"", fds: int = 0) -> None:
+        """Answer with so many fresh descriptors, the first of them a socket."""
+        ends = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(fds)]
+        socket.send_fds(self._socket, [ANSWER.pack(error, pid, step)], [s.fileno() for s in ends])
+        for end in ends:
+            end.close()
+
+    def say(self, data: bytes) -> None:
+        self._socket.send(data)
+
+    def leave(self) -> None:
+        self._socket.close()
+
+
+@pytest_asyncio.fixture
+async def scripted() -> AsyncIterator[Scripted]:
+    """A client whose process is a sleeper and whose launcher is the test."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    process = await asyncio.create_subprocess_exec("/bin/sleep", "60")
+    made = Scripted(Launcher(process, ours), theirs)
+    yield made
+    made.leave()
+    await made.launcher.close()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# ── requests ──
+
+
+def test_a_sandbox_request_is_numbers_then_counted_strings() -> None:
+    request = SandboxRequest(
+        warm=WARM_EXEC,
+        init_uid=1,
+        program_uid=2,
+        processes=3,
+        scratch_mb=4,
+        source="main.js",
+        argv=("/bin/x", "y"),
+        env=("A=b",),
+    )
+    strings = b"\7\0\0\0main.js" + b"\2\0\0\0\6\0\0\0/bin/x\1\0\0\0y" + b"\1\0\0\0\3\0\0\0A=b"
+    assert request.encode() == b"S\1" + struct.pack("<IIII", 1, 2, 3, 4) + strings
+
+
+def test_an_environment_is_name_value_strings_in_order() -> None:
+    assert environment({"B": "1", "A": "x=y"}) == ["B=1", "A=x=y"]
+
+
+# ── answers ──
+
+
+async def test_a_sandbox_is_a_pid_a_channel_and_a_pidfd(scripted: Scripted) -> None:
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    assert await scripted.asked() == REQUEST.encode()
+    scripted.answer(pid=4711, fds=2)
+    spawned = await asking
+    assert spawned.pid == 4711
+    spawned.control.close()
+    os.close(spawned.pidfd)
+
+
+async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: Scripted) -> None:
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    await scripted.asked()
+    before = descriptors()
+    scripted.answer(error=errno.ENOSPC, step=b"clone", fds=2)
+    with pytest.raises(SandboxUnavailable) as caught:
+        await asking
+    assert caught.value.step == "clone"
+    assert os.strerror(errno.ENOSPC) in caught.value.message
+    assert descriptors() == before
+    assert scripted.launcher.alive
+
+
+async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    await scripted.asked()
+    scripted.leave()
+    with pytest.raises(SandboxUnavailable) as caught:
+        await asking
+    assert caught.value.step == "launcher"
+    assert not scripted.launcher.alive
+    with pytest.raises(SandboxUnavailable):
+        await scripted.launcher.sandbox(REQUEST, ())
+
+
+async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> None:
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    await scripted.asked()
+    scripted.say(b"short")
+    with pytest.raises(SandboxUnavailable):
+        await asking
+    assert not scripted.launcher.alive
+
+
+async def test_requests_are_answered_one_at_a_time_and_in_order(scripted: Scripted) -> None:
+    asking = [asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ())) for _ in range(3)]
+    for pid in (1, 2, 3):
+        await scripted.asked()
+        scripted.answer(pid=pid, fds=2)
+    spawned = [await each for each in asking]
+    assert [each.pid for each in spawned] == [1, 2, 3]
+    for each in spawned:
+        each.control.close()
+        os.close(each.pidfd)
+
+
+async def test_an_abandoned_request_leaves_the_next_one_its_own_answer(scripted: Scripted) -> None:
+    before = descriptors()
+    first = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    await scripted.asked()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    await asyncio.sleep(0.01)
+    scripted.answer(pid=1, fds=2)
+    await scripted.asked()
+    scripted.answer(pid=2, fds=2)
+    spawned = await asyncio.wait_for(second, 5)
+    assert spawned.pid == 2
+    spawned.control.close()
+    os.close(spawned.pidfd)
+    assert descriptors() == before  # the first one's are closed: its init ends
+
+
+async def test_closing_it_ends_a_request_that_waits(scripted: Scripted) -> None:
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    await scripted.asked()
+    await asyncio.wait_for(scripted.launcher.close(), 5)
+    with pytest.raises(SandboxUnavailable):
+        await asyncio.wait_for(asking, 5)
+
+
+# ── starting ──
+
+
+async def test_a_ground_process_that_fails_tells_its_step(tmp_path: Path) -> None:
+    told = Instructions(
+        operations=(),
+        staging=str(tmp_path / "absent"),
+        launcher="/bin/true",
+        subuids=None,
+        subgids=None,
+    )
+    before = descriptors()
+    with pytest.raises(HostUnfit) as caught:
+        await asyncio.wait_for(Launcher.start(told, b"\0" * 8), 30)
+    words = caught.value.message
+    assert "enter_mount_namespace" in words
+    assert caught.value.fix
+    await asyncio.sleep(0.1)  # the event loop closes the pipes of a process that has ended
+    assert descriptors() <= before
+
+
+# ── zygotes ──
+
+
+class Interpreter:
+    """Stands in for a launcher that forks zygotes: hands the command socket to the test."""
+
+    def __init__(self, said: bytes, words: bytes = b"") -> None:
+        self.socket: socket.socket | None = None
+        self._said = said
+        self._words = words
+
+    async def zygote(self, argv: object, env: object, fds: tuple[int, ...]) -> int:
+        sock = socket.socket(fileno=os.dup(fds[0]))
+        os.write(fds[2], self._words)
+        if self._said:
+            sock.send(self._said)
+            self.socket = sock
+        else:
+            sock.close()
+        return os.pidfd_open(os.getpid())
+
+    def close(self) -> None:
+        assert self.socket is not None
+        self.socket.close()
+
+
+async def start(interpreter: Interpreter) -> Zygote:
+    return await Zygote.start(interpreter, "python", ["/bin/python"], [])  # type: ignore[arg-type]
+
+
+async def test_a_zygote_is_there_when_it_says_so() -> None:
+    interpreter = Interpreter(b"\0", b"a warning\n")
+    zygote = await start(interpreter)
+    assert zygote.words() == "a warning"
+    assert zygote.words() == ""
+    zygote.close()
+    interpreter.close()
+
+
+async def test_a_fork_request_is_a_number_and_descriptors() -> None:
+    interpreter = Interpreter(b"\0")
+    zygote = await start(interpreter)
+    assert interpreter.socket is not None
+    null = os.open(os.devnull, os.O_RDONLY)
+    zygote.fork(65, [null, null])
+    os.close(null)
+    data, fds, _, _ = socket.recv_fds(interpreter.socket, 16, 8)
+    assert (data, len(fds)) == (struct.pack("<I", 65), 2)
+    for fd in fds:
+        os.close(fd)
+    zygote.close()
+    assert interpreter.socket.recv(1) == b""  # it ends with its socket
+    interpreter.close()
+
+
+async def test_a_zygote_that_does_not_start_says_why_and_leaves_nothing_open() -> None:
+    before = descriptors()
+    with pytest.raises(SandboxUnavailable) as caught:
+        await start(Interpreter(b"", b"ImportError: no module"))
+    assert "ImportError" in caught.value.message
+    assert caught.value.step == "zygote"
+    assert descriptors() == before
+
+
+async def test_a_dead_zygote_is_noticed_when_it_is_asked_to_fork() -> None:
+    interpreter = Interpreter(b"\0")
+    zygote = await start(interpreter)
+    interpreter.close()
+    with pytest.raises(SandboxUnavailable) as caught:
+        zygote.fork(1, ())
+    assert caught.value.step == "zygote"
+    zygote.close()
