@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import pickle
+import select
 import socket
 import struct
 import sys
@@ -27,16 +28,17 @@ from code_executor.sandbox import frames
 from code_executor.sandbox.ground import Instructions
 
 ANSWER = struct.Struct("<ii32s")
-REQUEST = struct.Struct("<cBIIII")
+REQUEST = struct.Struct("<cBBIIII")
 WARM_NONE, WARM_EXEC, WARM_ZYGOTE = 0, 1, 2
 START_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A sandbox's PID 1 as the host holds it; the receiver owns both descriptors."""
+    """A sandbox's PID 1 as the host holds it; the receiver owns all three descriptors."""
 
     pid: int
+    network: int
     control: socket.socket
     pidfd: int
 
@@ -54,11 +56,10 @@ class SandboxRequest:
     argv: Sequence[str] = ()
     env: Sequence[str] = ()
 
-    def encode(self) -> bytes:
-        """The request packet."""
-        head = REQUEST.pack(
-            b"S", self.warm, self.init_uid, self.program_uid, self.processes, self.scratch_mb
-        )
+    def encode(self, *, networked: bool) -> bytes:
+        """The request packet; ``networked``: a network namespace to use again goes with it."""
+        numbers = (self.init_uid, self.program_uid, self.processes, self.scratch_mb)
+        head = REQUEST.pack(b"S", self.warm, networked, *numbers)
         argv = frames.string(self.source.encode()) + frames.strings([a.encode() for a in self.argv])
         return head + argv + frames.strings([e.encode() for e in self.env])
 
@@ -119,14 +120,21 @@ class Launcher:
             f"the sandboxes' root could not be made: {words or 'no answer'}", fix=_advice(words)
         )
 
-    async def sandbox(self, request: SandboxRequest, cgroup_procs: Sequence[int]) -> Spawned:
+    async def sandbox(
+        self, request: SandboxRequest, cgroup_procs: Sequence[int], network: int | None
+    ) -> Spawned:
         """Clone a sandbox's PID 1; it joins the cgroups behind the given descriptors.
+
+        ``network`` is a network namespace that an earlier sandbox had, to be used again if it is
+        as good as new; the caller keeps that descriptor, and gets one for the namespace taken.
 
         Raises:
             SandboxUnavailable: a step failed; it is named.
         """
-        pid, (control, pidfd) = await self._request(request.encode(), cgroup_procs)
-        return Spawned(pid, socket.socket(fileno=control), pidfd)
+        fds = [*cgroup_procs] if network is None else [*cgroup_procs, network]
+        packet = request.encode(networked=network is not None)
+        pid, (taken, control, pidfd) = await self._request(packet, fds)
+        return Spawned(pid, taken, socket.socket(fileno=control), pidfd)
 
     async def zygote(self, argv: Sequence[str], env: Sequence[str], fds: Sequence[int]) -> int:
         """Fork and exec a zygote; ``fds``: its command socket and standard streams. Its pidfd."""
@@ -270,6 +278,10 @@ class Zygote:
         try:
             fds = (theirs.fileno(), stdin_r, log_w, log_w)
             pidfd = await launcher.zygote(argv, env, fds)
+        except BaseException:
+            ours.close()
+            os.close(log_r)
+            raise
         finally:
             theirs.close()
             for fd in (stdin_r, stdin_w, log_w):
@@ -291,6 +303,15 @@ class Zygote:
         words = self.words()
         self.close()
         raise SandboxUnavailable(f"zygote {self.name} did not start: {words}", step="zygote")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended and was not let go."""
+        if self._socket.fileno() < 0:
+            return False
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return not ended.poll(0)
 
     def words(self) -> str:
         """What it has written on standard error since last asked (its own, not a program's)."""

@@ -24,6 +24,7 @@ import getpass
 import os
 import re
 import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,6 +48,7 @@ from code_executor.sandbox.uids import UidPairs, subordinate
 
 log = structlog.get_logger(__name__)
 
+NETWORKS_MAX = 256  # kept to be used again
 OLDEST_KERNEL = (5, 12)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 AHEAD = ("node.js", "ruby.rb", "php.php")
@@ -88,6 +90,7 @@ class NativeBackend:
         self._lock = asyncio.Lock()
         self._zygotes: dict[str, Zygote] = {}
         self._live: dict[str, NativeSandbox] = {}
+        self._networks: deque[int] = deque()
         self._count = 0
         self._statuses: Sequence[LanguageStatus] | None = None
         self._launcher: Launcher | None = None
@@ -119,6 +122,10 @@ class NativeBackend:
     async def _start_launcher(self) -> None:
         """A launcher and its zygotes; what an earlier one had is gone with it."""
         self._drop_zygotes()
+        while self._networks:
+            os.close(self._networks.pop())
+        if self._launcher is not None:
+            await self._launcher.close()
         self._workdir.mkdir(parents=True, exist_ok=True)
         staging = tempfile.mkdtemp(prefix="root-", dir=self._workdir)
         try:
@@ -163,29 +170,37 @@ class NativeBackend:
         """See ``ports.Backend.prepare``."""
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
-        if not self.launcher.alive:
-            async with self._lock:
-                if not self.launcher.alive:
-                    await self._start_launcher()
+        await self._ensure_launcher()
+        zygote = self._zygotes.get(flavour)
         try:
-            return await self._prepare(flavour)
-        except SandboxUnavailable as error:
-            if error.step != "zygote":
+            return await self._prepare(flavour, zygote)
+        except SandboxUnavailable:
+            if self.launcher.alive and (zygote is None or zygote.alive):
                 raise
-            await self._restart_zygote(flavour)
-            return await self._prepare(flavour)
+        # A helper has died, and this request was the one to notice: once more, with a new one.
+        await self._ensure_launcher()
+        if zygote is not None:
+            await self._replace_zygote(flavour, zygote)
+        return await self._prepare(flavour, self._zygotes.get(flavour))
 
-    async def _restart_zygote(self, name: str) -> None:
+    async def _ensure_launcher(self) -> None:
+        if self.launcher.alive:
+            return
         async with self._lock:
-            old = self._zygotes.pop(name, None)
-            if old is not None:
-                old.close()
-            await self._start_zygote(name, *self._flavours[name])
+            if not self.launcher.alive:
+                await self._start_launcher()
 
-    async def _prepare(self, name: str) -> NativeSandbox:
+    async def _replace_zygote(self, name: str, dead: Zygote) -> None:
+        """Start a zygote anew, unless another request that met the dead one has done so."""
+        async with self._lock:
+            if self._zygotes.get(name) is dead:
+                del self._zygotes[name]
+                dead.close()
+                await self._start_zygote(name, *self._flavours[name])
+
+    async def _prepare(self, name: str, zygote: Zygote | None) -> NativeSandbox:
         assert self._tree is not None
         assert self._uids is not None
-        zygote = self._zygotes.get(name)
         uids = self._uids.take()
         self._count += 1
         sandbox_name = f"sandbox-{self._count}"
@@ -193,13 +208,17 @@ class NativeBackend:
         sandbox = NativeSandbox(name, group, sandbox_name, partial(self._forget, uids))
         self._live[sandbox_name] = sandbox
         request = self._request(name, uids, zygote)
+        network = self._networks.popleft() if self._networks else None
         try:
-            await sandbox.start(self.launcher, request, zygote, self._memory)
+            await sandbox.start(self.launcher, request, zygote, self._memory, network)
         except BaseException as error:
             await sandbox.destroy()
             if isinstance(error, SandboxUnavailable | asyncio.CancelledError):
                 raise
             raise SandboxUnavailable(f"no sandbox: {error}", step="prepare") from error
+        finally:
+            if network is not None:
+                os.close(network)
         return sandbox
 
     def _request(self, name: str, uids: tuple[int, int], zygote: Zygote | None) -> SandboxRequest:
@@ -236,6 +255,11 @@ class NativeBackend:
     def _forget(self, uids: tuple[int, int], sandbox: NativeSandbox, clean: bool) -> None:
         """A sandbox is gone. Where something of it is left, no other run ever gets its ids."""
         self._live.pop(sandbox.name, None)
+        if sandbox.network is not None:
+            if clean and len(self._networks) < NETWORKS_MAX:
+                self._networks.append(sandbox.network)
+            else:
+                os.close(sandbox.network)
         if clean and self._uids is not None:
             self._uids.give_back(uids)
 
@@ -248,6 +272,8 @@ class NativeBackend:
         """See ``ports.Backend.close``."""
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._live.values())))
         self._drop_zygotes()
+        while self._networks:
+            os.close(self._networks.pop())
         if self._launcher is not None:
             await self._launcher.close()
         if self._tree is not None:

@@ -36,12 +36,13 @@ from code_executor.sandbox.launcher import (
     environment,
 )
 from code_executor.sandbox.session import Session
-from code_executor.sandbox.watch import FLOOD, Verdict, Watch
+from code_executor.sandbox.watch import FLOOD, OOM, Verdict, Watch
 
 log = structlog.get_logger(__name__)
 
 PREPARE_TIMEOUT_S = 20.0
 KILL_GRACE_S = 0.5
+SLACK_S = 20.0  # staging and listing, which the watch's clock does not count
 COLLECT_TIMEOUT_S = 10.0
 REMOVE_TIMEOUT_S = 10.0
 OWN_PROCESSES = 1  # init counts in the pids controller too
@@ -50,7 +51,8 @@ OWN_PROCESSES = 1  # init counts in the pids controller too
 class NativeSandbox:
     """One sandbox: its init and its cgroup.
 
-    ``on_gone`` is called once when it has been destroyed, with whether nothing of it is left.
+    ``on_gone`` is called once when it has been destroyed, with whether nothing of it is left; the
+    receiver then owns :attr:`network`, a descriptor of the network namespace it had.
     """
 
     def __init__(
@@ -59,11 +61,12 @@ class NativeSandbox:
         self._flavour = flavour
         self._group = group
         self._on_gone = on_gone
-        self._destroyed = False
+        self._destroying: asyncio.Task[None] | None = None
         self._spawned: Spawned | None = None
         self._session: Session | None = None
         self._hard_kill: asyncio.TimerHandle | None = None
         self._warm = False
+        self.network: int | None = None
         self.name = name
 
     @property
@@ -73,12 +76,17 @@ class NativeSandbox:
 
     def alive(self) -> bool:
         """Whether init, and with it what waits inside, is still there."""
-        return self._session is not None and not self._session.closed and not self._destroyed
+        return self._session is not None and not self._session.closed and self._destroying is None
 
     # ── preparing ──
 
     async def start(
-        self, launcher: Launcher, request: SandboxRequest, zygote: Zygote | None, memory: int
+        self,
+        launcher: Launcher,
+        request: SandboxRequest,
+        zygote: Zygote | None,
+        memory: int,
+        network: int | None,
     ) -> None:
         """Make it all, until init says READY.
 
@@ -89,7 +97,7 @@ class NativeSandbox:
         self._group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
         procs = self._group.procs()
         try:
-            spawned = await launcher.sandbox(request, procs)
+            spawned = await launcher.sandbox(request, procs, network)
             self._spawned = spawned
             if zygote is not None:
                 await _hand_over(spawned, zygote, request.processes, procs)
@@ -107,16 +115,17 @@ class NativeSandbox:
         session = self._session
         if session is None or session.closed:
             raise SandboxUnavailable("the sandbox died before its run", step="start")
-        self._group.limit(
-            memory_bytes=plan.limits.memory_mb * MIB, processes=plan.processes + OWN_PROCESSES
-        )
         watch = Watch(self._group, plan.limits, self._stop)
         session.on_began = watch.began
         session.on_ended = watch.ended
         session.on_flood = lambda: watch.decide(FLOOD)
         progress = _Progress()
         try:
-            await self._programs(session, plan, watch, progress)
+            self._limit(plan, watch)
+            async with asyncio.timeout(plan.limits.timeout_ms / 1000 + SLACK_S):
+                await self._programs(session, plan, watch, progress)
+        except TimeoutError:
+            raise SandboxUnavailable("init does not answer", step="deadline") from None
         except SandboxUnavailable:
             watch.ended()
             if watch.final() is None:
@@ -126,6 +135,18 @@ class NativeSandbox:
             self._disarm()
         artifacts, skipped = await self._collect(session, plan.limits)
         return self._outcome(session, watch, progress, artifacts, skipped)
+
+    def _limit(self, plan: Plan, watch: Watch) -> None:
+        """The run's own limits; an interpreter that waits may be larger than the run may be.
+
+        v1 refuses such a limit; v2 ends the interpreter, which the watch sees.
+        """
+        memory = plan.limits.memory_mb * MIB
+        try:
+            self._group.limit(memory_bytes=memory, processes=plan.processes + OWN_PROCESSES)
+        except SandboxUnavailable:
+            watch.decide(OOM)
+            raise
 
     async def _programs(
         self, session: Session, plan: Plan, watch: Watch, progress: _Progress
@@ -231,9 +252,11 @@ class NativeSandbox:
 
     async def destroy(self) -> None:
         """Leave nothing; see ``ports.Sandbox.destroy``."""
-        if self._destroyed:
-            return
-        self._destroyed = True
+        if self._destroying is None:
+            self._destroying = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
+
+    async def _destroy(self) -> None:
         self._disarm()
         if self._session is not None:
             self._session.close()
@@ -249,6 +272,7 @@ class NativeSandbox:
             async with asyncio.timeout(REMOVE_TIMEOUT_S):
                 await _readable(spawned.pidfd)
         os.close(spawned.pidfd)
+        self.network = spawned.network
         self._spawned = None
 
     async def _remove_group(self) -> bool:

@@ -69,7 +69,11 @@ MUST_REFUSE = (
     Probe("setsockopt", (BAD_FD, 1, 26, BAD_POINTER, 0)),  # SO_ATTACH_FILTER
     Probe("setsockopt", (BAD_FD, 1, UPPER_BIT | 50, BAD_POINTER, 0)),  # SO_ATTACH_BPF
     Probe("setsockopt", (BAD_FD, 6, 31, BAD_POINTER, 0)),  # TCP_ULP
+    Probe("setsockopt", (BAD_FD, 0, 35, BAD_POINTER, 0)),  # IP_ADD_MEMBERSHIP
+    Probe("setsockopt", (BAD_FD, 0, 42, BAD_POINTER, 0)),  # MCAST_JOIN_GROUP
     Probe("setsockopt", (BAD_FD, 0, 64, BAD_POINTER, 0)),  # IPT_SO_SET_REPLACE
+    Probe("setsockopt", (BAD_FD, 41, 20, BAD_POINTER, 0)),  # IPV6_ADD_MEMBERSHIP
+    Probe("setsockopt", (BAD_FD, 41, 42, BAD_POINTER, 0)),  # MCAST_JOIN_GROUP
     # By argument: the rest
     *(Probe("clone", (1 << bit | CLONE_SIGHAND,)) for bit in (15, 17, 25, 26, 27, 28, 29, 30)),
     Probe("clone3", (BAD_POINTER, 0), ENOSYS),
@@ -147,6 +151,7 @@ MUST_ALLOW = tuple(
         ("socketpair", (AF_UNIX, SOCK_STREAM, 0, BAD_POINTER)),
         ("setsockopt", (BAD_FD, 1, 2, BAD_POINTER, 4)),  # SO_REUSEADDR
         ("setsockopt", (BAD_FD, 6, 1, BAD_POINTER, 4)),  # TCP_NODELAY
+        ("setsockopt", (BAD_FD, 41, 26, BAD_POINTER, 4)),  # IPV6_V6ONLY
         ("connect", (BAD_FD, BAD_POINTER, 0)),
         ("mknodat", (BAD_FD, BAD_POINTER, 0o010600, 0)),
         ("landlock_create_ruleset", (BAD_POINTER, 0, 0)),

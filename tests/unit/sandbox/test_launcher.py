@@ -20,6 +20,7 @@ from code_executor.sandbox.launcher import (
     WARM_EXEC,
     Launcher,
     SandboxRequest,
+    Spawned,
     Zygote,
     environment,
 )
@@ -72,6 +73,12 @@ async def scripted() -> AsyncIterator[Scripted]:
     await made.launcher.close()
 
 
+def close(spawned: Spawned) -> None:
+    spawned.control.close()
+    os.close(spawned.pidfd)
+    os.close(spawned.network)
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -91,7 +98,8 @@ def test_a_sandbox_request_is_numbers_then_counted_strings() -> None:
         env=("A=b",),
     )
     strings = b"\7\0\0\0main.js" + b"\2\0\0\0\6\0\0\0/bin/x\1\0\0\0y" + b"\1\0\0\0\3\0\0\0A=b"
-    assert request.encode() == b"S\1" + struct.pack("<IIII", 1, 2, 3, 4) + strings
+    assert request.encode(networked=False) == b"S\1\0" + struct.pack("<4I", 1, 2, 3, 4) + strings
+    assert request.encode(networked=True)[:4] == b"S\1\1\1"
 
 
 def test_an_environment_is_name_value_strings_in_order() -> None:
@@ -102,17 +110,25 @@ def test_an_environment_is_name_value_strings_in_order() -> None:
 
 
 async def test_a_sandbox_is_a_pid_a_channel_and_a_pidfd(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
-    assert await scripted.asked() == REQUEST.encode()
-    scripted.answer(pid=4711, fds=2)
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    assert await scripted.asked() == REQUEST.encode(networked=False)
+    scripted.answer(pid=4711, fds=3)
     spawned = await asking
     assert spawned.pid == 4711
-    spawned.control.close()
-    os.close(spawned.pidfd)
+    close(spawned)
+
+
+async def test_a_network_to_use_again_goes_last_and_stays_the_caller_s(scripted: Scripted) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), null))
+    assert await scripted.asked() == REQUEST.encode(networked=True)
+    scripted.answer(fds=3)
+    close(await asking)
+    os.close(null)  # still open: this would fail otherwise
 
 
 async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
     await scripted.asked()
     before = descriptors()
     scripted.answer(error=errno.ENOSPC, step=b"clone", fds=2)
@@ -125,7 +141,7 @@ async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: 
 
 
 async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
     await scripted.asked()
     scripted.leave()
     with pytest.raises(SandboxUnavailable) as caught:
@@ -133,11 +149,11 @@ async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
     assert caught.value.step == "launcher"
     assert not scripted.launcher.alive
     with pytest.raises(SandboxUnavailable):
-        await scripted.launcher.sandbox(REQUEST, ())
+        await scripted.launcher.sandbox(REQUEST, (), None)
 
 
 async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
     await scripted.asked()
     scripted.say(b"short")
     with pytest.raises(SandboxUnavailable):
@@ -146,38 +162,36 @@ async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> Non
 
 
 async def test_requests_are_answered_one_at_a_time_and_in_order(scripted: Scripted) -> None:
-    asking = [asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ())) for _ in range(3)]
+    asking = [asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None)) for _ in range(3)]
     for pid in (1, 2, 3):
         await scripted.asked()
-        scripted.answer(pid=pid, fds=2)
+        scripted.answer(pid=pid, fds=3)
     spawned = [await each for each in asking]
     assert [each.pid for each in spawned] == [1, 2, 3]
     for each in spawned:
-        each.control.close()
-        os.close(each.pidfd)
+        close(each)
 
 
 async def test_an_abandoned_request_leaves_the_next_one_its_own_answer(scripted: Scripted) -> None:
     before = descriptors()
-    first = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    first = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
     await scripted.asked()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    second = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    second = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
     await asyncio.sleep(0.01)
-    scripted.answer(pid=1, fds=2)
+    scripted.answer(pid=1, fds=3)
     await scripted.asked()
-    scripted.answer(pid=2, fds=2)
+    scripted.answer(pid=2, fds=3)
     spawned = await asyncio.wait_for(second, 5)
     assert spawned.pid == 2
-    spawned.control.close()
-    os.close(spawned.pidfd)
+    close(spawned)
     assert descriptors() == before  # the first one's are closed: its init ends
 
 
 async def test_closing_it_ends_a_request_that_waits(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, ()))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
     await scripted.asked()
     await asyncio.wait_for(scripted.launcher.close(), 5)
     with pytest.raises(SandboxUnavailable):

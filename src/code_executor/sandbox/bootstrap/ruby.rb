@@ -18,4 +18,8 @@ lambda do
   end
   ObjectSpace.each_object(File) { |file| file.rewind if !file.closed? && file.path == 'main.rb' }
 end.call
-$LOADED_FEATURES.delete(__FILE__)
+# This file becomes a loaded feature only when it returns: out with it as the program is compiled.
+TracePoint.new(:script_compiled) do |point|
+  point.disable
+  $LOADED_FEATURES.delete(__FILE__)
+end.enable

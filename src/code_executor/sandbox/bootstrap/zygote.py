@@ -18,6 +18,7 @@ import gc
 import importlib
 import os
 import sys
+import types
 
 HERE = "/opt/ahead/python"
 OWN = ("PYTHONPATH", "CE_PRELOAD")
@@ -29,6 +30,28 @@ try: A().f(range(9)), 1/0
 except ZeroDivisionError: pass
 """
 WARM: set[str] = set()
+SPECIAL = {"sys", "builtins", "__main__"}
+OBJECTS_MAX = 5000
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, by a class statement above all
+REFERENCE = sys.modules["_weakref"].ref
+PLAIN = {
+    *(
+        REFERENCE,
+        object,
+        type,
+        dict,
+        list,
+        tuple,
+        set,
+        frozenset,
+        property,
+        staticmethod,
+        classmethod,
+        super,
+    ),
+    *(getattr(types, name) for name in types.__all__ if name.endswith("Type")),
+    *(BaseException, *BaseException.__subclasses__(), *Exception.__subclasses__()),
+} - {types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType}
 STREAMS = (id(sys.stdout), id(sys.stderr))  # a reference would keep them from their end
 
 
@@ -73,18 +96,44 @@ def begin(job: bytes) -> None:
 
 
 def end() -> int:
-    """The first steps of the interpreter's end, in its order; 1 when the last ones may be left out.
+    """The first steps of the interpreter's end, in its order; how much of the rest is needed.
 
-    They may when no other thread has Python frames and both streams are the original ones: those
-    flush as they should, or the descriptors tell (``init/cpython.c``).
+    0: all of it. 1: not what frees memory, which nobody can observe; for that no other thread may
+    have Python frames, and both streams must be the original ones (those flush as they should, or
+    their descriptors tell: ``init/cpython.c``). 2: nothing, there is nothing to tear down.
     """
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
     if len(sys._current_frames()) > 1 or (id(sys.stdout), id(sys.stderr)) != STREAMS:
         return 0
+    if nothing_to_tear_down():
+        return 2
     spare_the_warm()
     return 1
+
+
+def nothing_to_tear_down() -> bool:
+    """Whether no object of the program can notice its end: no finalizer, weak reference, file.
+
+    Judged for a small program with the modules that were warm; any other is torn down in full.
+    """
+    if sys.modules.keys() - WARM - SPECIAL:
+        return False
+    objects = gc.get_objects()
+    return (
+        len(objects) < OBJECTS_MAX
+        and all(o.__callback__ is None for o in objects if type(o) is REFERENCE)
+        and all(map(is_plain, set(map(type, objects))))
+    )
+
+
+def is_plain(kind: type) -> bool:
+    """Whether the end of an object of this type is not observable."""
+    return kind in PLAIN or all(
+        base in PLAIN or (base.__flags__ & HEAP_TYPE and "__del__" not in base.__dict__)
+        for base in kind.__mro__
+    )
 
 
 def spare_the_warm() -> None:
@@ -116,7 +165,7 @@ def install() -> None:
     warm_up()
     vanish()
     WARM.update(sys.modules)
-    WARM.difference_update({"sys", "builtins", "__main__"})
+    WARM.difference_update(SPECIAL)
     functions = (ctypes.py_object(function) for function in (touch, begin, end))
     LIBRARY.cpython_setup(*functions, sys.version_info.minor)
     sys.path_hooks.insert(0, HOOK)

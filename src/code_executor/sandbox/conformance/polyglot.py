@@ -145,7 +145,7 @@ GO = Dialect(
         if n > 0 { fmt.Println("reached") } else { fmt.Println("held") }"""),
 )  # fmt: skip
 DIALECTS = {"node": NODE, "ruby": RUBY, "php": PHP, "go": GO}
-COMPILED = {"go": 1_500}
+COMPILED = {"go": 4000}
 """Milliseconds that the compile step may take of a deadline."""
 
 

@@ -65,7 +65,7 @@ extern int Py_FinalizeEx(void);
 static struct {
     PyObject *touch; /* () after the fork, while there is time */
     PyObject *begin; /* (job: bytes): put the run's arguments and environment in place */
-    PyObject *end;   /* () -> 1 when leaving early cannot be observed, else 0 */
+    PyObject *end;   /* () -> how much of the interpreter's end is needed, enum rest */
     int minor;       /* of the interpreter's version */
 } python;
 static struct stat streams[3];
@@ -203,31 +203,52 @@ static int streams_untouched(void)
     return 1;
 }
 
-/* Joins threads, calls atexit functions (Py_FinalizeEx() finds both done), and asks. */
-static int may_leave_early(void)
+enum rest {
+    ALL = 0,           /* to the last byte */
+    TEAR_DOWN = 1,     /* what a program can observe, but not what only frees memory */
+    NOTHING = 2,
+};
+
+/* Joins threads and calls atexit functions (Py_FinalizeEx() finds both done), and asks. */
+static enum rest rest_needed(void)
 {
     PyObject *answer = PyObject_CallFunctionObjArgs(python.end, NULL);
     if (!answer) {
         PyErr_Clear();
-        return 0;
+        return ALL;
     }
-    int may = PyLong_AsLong(answer) == 1;
+    long rest = PyLong_AsLong(answer);
     Py_DecRef(answer);
-    return may && streams_untouched();
+    if (!streams_untouched())
+        return ALL;
+    return rest == NOTHING ? NOTHING : rest == TEAR_DOWN ? TEAR_DOWN : ALL;
+}
+
+static void leave_when_torn_down(void)
+{
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
+    PyObject *capsule = PyCapsule_New(&exit_code, "exit", observable_part_is_over);
+    for (int i = 0; i < 2; i++)
+        if ((standard[i] = PySys_GetObject(i ? "stderr" : "stdout")))
+            Py_IncRef(standard[i]);
+    if (dict && capsule && PyDict_SetItemString(dict, "code_executor.exit", capsule) == 0)
+        Py_DecRef(capsule);
+    PyErr_Clear();
 }
 
 static _Noreturn void finalize(int code)
 {
     exit_code = code;
-    if (may_leave_early()) {
-        for (int i = 0; i < 2; i++)
-            if ((standard[i] = PySys_GetObject(i ? "stderr" : "stdout")))
-                Py_IncRef(standard[i]);
-        PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
-        PyObject *capsule = PyCapsule_New(&exit_code, "exit", observable_part_is_over);
-        if (dict && capsule && PyDict_SetItemString(dict, "code_executor.exit", capsule) == 0)
-            Py_DecRef(capsule);
-        PyErr_Clear();
+    switch (rest_needed()) {
+    case NOTHING:
+        flush_io();
+        fflush(NULL);
+        leave(code, 1);
+    case TEAR_DOWN:
+        leave_when_torn_down();
+        break;
+    case ALL:
+        break;
     }
     if (Py_FinalizeEx() < 0)
         code = EXIT_NOT_FLUSHED;

@@ -4,9 +4,10 @@
  * root (assembled by launcher.py, which then executes this). It serves one client, the service,
  * over a SOCK_SEQPACKET socket: one request, one answer, in order.
  *
- *   'S'  clone PID 1 of a new sandbox into fresh namespaces, write its id maps, move it into the
- *        run's cgroups (their cgroup.procs come with the request), let it go. The answer carries
- *        the control channel and a pidfd.
+ *   'S'  enter the sandbox's network namespace (network.h), clone its PID 1 into fresh ones of all
+ *        other kinds, write its id maps, move it into the run's cgroups (their cgroup.procs come
+ *        with the request, a network namespace to use again after them), let it go. The answer
+ *        carries the control channel, a pidfd and the network namespace.
  *   'Z'  fork and exec a zygote, which sees the same root. The answer carries a pidfd.
  *
  * A clone of this small static program is cheap, which is why it is not the service that clones.
@@ -30,6 +31,7 @@
 
 #include "become.h"
 #include "init.h"
+#include "network.h"
 #include "proto.h"
 
 enum { COMMAND_FD = 3, FILTER_FD = 4, REQUEST_MAX = 128 * 1024, FDS_MAX = 8, STRINGS_MAX = 1024 };
@@ -45,7 +47,7 @@ struct answer {
     int32_t error; /* errno, or 0 */
     int32_t pid;
     char step[32]; /* the step that failed */
-    int fds[2];    /* the caller's, closed after the answer is sent */
+    int fds[3];    /* the caller's, closed after the answer is sent */
     size_t fd_count;
 };
 
@@ -99,7 +101,7 @@ static int receive(struct request *r)
 static void reply(struct answer *a)
 {
     union {
-        char space[CMSG_SPACE(2 * sizeof(int))];
+        char space[CMSG_SPACE(3 * sizeof(int))];
         struct cmsghdr align;
     } control;
     struct iovec part = {a, offsetof(struct answer, fds)};
@@ -174,8 +176,8 @@ static _Noreturn void sandbox_child(int control, int gate, const struct sandbox 
 static pid_t clone_sandbox(int *pidfd)
 {
     struct clone_args args = {
-        .flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
-                 CLONE_NEWUTS | CLONE_PIDFD,
+        .flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
+                 CLONE_PIDFD,
         .pidfd = (uint64_t)(uintptr_t)pidfd,
         .exit_signal = SIGCHLD,
     };
@@ -197,34 +199,40 @@ static void launch(struct request *r, const struct sandbox *box, const struct fi
                    struct answer *a)
 {
     int control[2], gate[2], pidfd = -1;
+    int network = network_enter(box->networked ? r->fds[--r->fd_count] : -1);
+    if (network < 0) {
+        refuse(a, "network namespace");
+        return;
+    }
+    a->fds[a->fd_count++] = network;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0) {
         refuse(a, "control channel");
         return;
     }
+    a->fds[a->fd_count++] = control[0];
     if (pipe2(gate, O_CLOEXEC) < 0) {
         refuse(a, "gate");
-        close_all(control, 2);
+        close(control[1]);
         return;
     }
-    pid_t pid = clone_sandbox(&pidfd);
-    if (pid == 0)
+    a->pid = clone_sandbox(&pidfd);
+    if (a->pid == 0)
         sandbox_child(control[1], gate[0], box, filter);
     close(control[1]);
     close(gate[0]);
-    const char *failed = pid < 0 ? "clone" : admit(pid, r, box, gate[1]);
+    if (a->pid > 0)
+        a->fds[a->fd_count++] = pidfd;
+    const char *failed = a->pid < 0 ? "clone" : admit(a->pid, r, box, gate[1]);
     if (failed)
         refuse(a, failed);
     close(gate[1]); /* a child still waiting for the gate ends here */
-    a->pid = pid;
-    a->fds[0] = control[0];
-    a->fds[1] = pidfd;
-    a->fd_count = pid < 0 ? 1 : 2;
 }
 
 static void on_sandbox(struct request *r, const struct filter *filter, struct answer *a)
 {
     struct cursor *c = &r->cursor;
     struct sandbox box = {.warm = take_u8(c)};
+    box.networked = take_u8(c);
     box.init_uid = take_u32(c);
     box.program_uid = take_u32(c);
     box.processes = take_u32(c);
@@ -233,7 +241,8 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
     box.argv = take_strings(c, STRINGS_MAX);
     box.env = take_strings(c, STRINGS_MAX);
     errno = EPROTO;
-    if (c->bad || c->left || box.warm > WARM_ZYGOTE || (box.warm == WARM_EXEC && !box.argv[0]))
+    if (c->bad || c->left || box.warm > WARM_ZYGOTE || (box.warm == WARM_EXEC && !box.argv[0]) ||
+        (box.networked && r->fd_count == 0))
         refuse(a, "request");
     else
         launch(r, &box, filter, a);

@@ -3,15 +3,12 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -56,19 +53,6 @@ static int host_name(const struct sandbox *sandbox)
 {
     (void)sandbox;
     return sethostname("sandbox", 7);
-}
-
-static int loopback(const struct sandbox *sandbox)
-{
-    (void)sandbox;
-    struct ifreq request = {.ifr_name = "lo"};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -1;
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    int result = ioctl(fd, SIOCSIFFLAGS, &request);
-    close(fd);
-    return result;
 }
 
 static int mount_proc(const struct sandbox *sandbox)
@@ -160,7 +144,6 @@ static const struct {
     {"hide memory", hide_memory},
     {"cgroup namespace", cgroup_namespace},
     {"host name", host_name},
-    {"loopback", loopback},
     {"mount /proc", mount_proc},
     {"mask /proc", mask_proc},
     {"mount /work", mount_work},

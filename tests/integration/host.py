@@ -1,0 +1,109 @@
+"""What the host sees of a native backend: its processes, its control groups, its descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from code_executor.sandbox.native import NativeBackend
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this host."""
+
+    pid: int
+    parent: int
+    command: bytes
+
+    @property
+    def first_inside(self) -> bool:
+        """Whether it is PID 1 of a pid namespace."""
+        return len(self._numbers("NSpid")) > 1 and self._numbers("NSpid")[-1] == 1
+
+    @property
+    def uid(self) -> int:
+        """Its user id as the host knows it."""
+        return self._numbers("Uid")[0]
+
+    def _numbers(self, field: str) -> list[int]:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return [int(number) for number in value.split()]
+        return []
+
+    async def end(self, number: int = signal.SIGKILL) -> None:
+        """Signal it and wait until it is gone; for SIGSTOP, until it stands."""
+        os.kill(self.pid, number)
+        states = "ZX" if number != signal.SIGSTOP else "T"
+        await until(lambda: self._state() in states)
+
+    def _state(self) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0]
+        except (FileNotFoundError, ProcessLookupError):
+            return "X"
+
+
+def processes() -> Iterator[Process]:
+    """Every process but the dead ones that nobody has waited for."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, parent = (entry / "stat").read_text().rpartition(") ")[2].split()[:2]
+            if state not in "ZX":
+                yield Process(int(entry.name), int(parent), (entry / "cmdline").read_bytes())
+
+
+def children(pid: int) -> list[Process]:
+    return sorted((p for p in processes() if p.parent == pid), key=lambda p: p.pid)
+
+
+def launcher() -> Process:
+    """The launcher that this process has started last."""
+    return [child for child in children(os.getpid()) if child.command == b"launcher\0"][-1]
+
+
+def zygotes() -> list[Process]:
+    """The launcher's warm interpreters."""
+    return [child for child in children(launcher().pid) if not child.first_inside]
+
+
+def inits() -> list[Process]:
+    """PID 1 of each sandbox that there is."""
+    return [child for child in children(launcher().pid) if child.first_inside]
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def groups(backend: NativeBackend) -> set[str]:
+    """The control groups of sandboxes that there are."""
+    tree = backend._tree
+    assert tree is not None
+    return tree.names()
+
+
+async def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until something holds; it is a failure when it never does."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        await asyncio.sleep(0.005)
+
+
+async def nothing_left(backend: NativeBackend) -> None:
+    """Expect that no sandbox has left a process, a control group or a claim on user ids."""
+    await until(lambda: not inits())
+    assert groups(backend) == set()
+    assert backend.live == 0
