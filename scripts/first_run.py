@@ -96,6 +96,9 @@ def ready(url: str, pid: int, seconds: float) -> int:
 def run_all(url: str) -> int:
     """Run one program in each available language and print a line for each; 0 if all succeed."""
     status, answer = call(f"{url}/v1/languages")
+    if status == 401:
+        print("the service was started with other API_KEYS than these")
+        return 1
     if status != 200:
         print(f"GET /v1/languages: {status} {answer}")
         return 1

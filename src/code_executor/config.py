@@ -176,9 +176,9 @@ class Settings(BaseSettings):
     max_output_bytes: Positive = 2 * MIB
     """Most kept bytes of each output stream."""
     default_artifact_bytes: Positive = 5 * MIB
-    """Bytes of returned files of a run that asks for none."""
+    """Bytes of each returned file of a run that asks for none."""
     max_artifact_bytes: Positive = 20 * MIB
-    """Most bytes of returned files."""
+    """Most bytes of a returned file."""
     default_artifact_files: Positive = 10
     """Returned files of a run that asks for none."""
     max_artifact_files: Positive = 10
@@ -385,4 +385,5 @@ def _explain_one(detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"]).upper() or "Settings"
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    return f"{name}: {detail['msg'].removeprefix('Value error, ')}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return message if message.startswith(name) else f"{name}: {message}"

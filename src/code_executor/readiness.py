@@ -71,7 +71,8 @@ class Examiner:
         """
         self._promises = tuple(map(self._waive, await self._backend.probe()))
         found = await self._backend.languages()
-        self._statuses = tuple(await asyncio.gather(*map(self._examine, found)))
+        # One after another: together they could fill the queue, and be refused by it.
+        self._statuses = tuple([await self._examine(status) for status in found])
         self._reason = None if any(s.available for s in self._statuses) else self._why_none()
 
     def promises(self) -> Sequence[Promise]:

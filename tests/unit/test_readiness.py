@@ -32,9 +32,12 @@ def examiner(backend: FakeBackend) -> Examiner:
     return examiner_of(backend)
 
 
-def examiner_of(backend: FakeBackend, *, waived: Sequence[str] = ()) -> Examiner:
+def examiner_of(
+    backend: FakeBackend, *, waived: Sequence[str] = (), capacity: int = 4, queue_limit: int = 100
+) -> Examiner:
     pool = Pool(backend, {f.name: Size(0, 0) for each in LANGUAGES for f in each.flavours})
-    return Examiner(backend, Worker(pool, SystemClock()), LANGUAGES, waived=waived)
+    worker = Worker(pool, SystemClock(), max_concurrency=capacity, queue_limit=queue_limit)
+    return Examiner(backend, worker, LANGUAGES, waived=waived)
 
 
 async def test_it_is_not_ready_before_the_start(examiner: Examiner) -> None:
@@ -46,6 +49,12 @@ async def test_every_language_has_run_its_probe(examiner: Examiner, backend: Fak
     now = await examiner.ready()
     assert (now.ok, now.reason, now.backend, now.promises) == (True, None, "fake", (KEPT,))
     assert {plan.language for plan in backend.plans} == {each.id for each in LANGUAGES}
+
+
+async def test_a_short_queue_refuses_no_probe(backend: FakeBackend) -> None:
+    examiner = examiner_of(backend, capacity=1, queue_limit=1)
+    await examiner.start()
+    assert [status.id for status in examiner.languages() if not status.available] == []
 
 
 async def test_a_language_whose_probe_fails_is_unavailable_with_the_reason() -> None:

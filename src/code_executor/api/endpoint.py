@@ -24,11 +24,16 @@ _EXAMPLES = {
     400: ("invalid_request", "code is required.", "code"),
     401: ("invalid_api_key", "The API key is not valid.", None),
     403: ("invalid_link", "The link is not valid or has expired.", None),
-    404: ("not_found", "No such run.", None),
-    409: ("conflict", "The idempotency key was used with another body.", None),
+    404: ("not_found", "There is no such run.", None),
+    408: ("request_timeout", "The body did not arrive in time.", None),
+    409: ("conflict", "The Idempotency-Key was used with another request body.", "Idempotency-Key"),
     413: ("payload_too_large", "The body is too large; the maximum is 50331648 bytes.", None),
     415: ("unsupported_media_type", "The body must be application/json.", None),
-    429: ("rate_limited", "Too many requests for this API key.", None),
+    429: (
+        "rate_limited",
+        "Too many runs and uploads with this API key: it may make 5 a second, and 10 at once.",
+        None,
+    ),
     500: ("internal", "Something went wrong here.", None),
     503: ("queue_full", "Too many runs wait already.", None),
 }
@@ -79,7 +84,7 @@ class Endpoint:
             responses=self._responses(),
             response_model=None,
             include_in_schema=self.documented,
-            openapi_extra={**self.extra, "security": [{"bearer": []}] if self.needs_key else []},
+            openapi_extra={"security": [{"bearer": []}] if self.needs_key else [], **self.extra},
         )
 
     def _responses(self) -> dict[int | str, dict[str, Any]]:

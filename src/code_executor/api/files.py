@@ -123,18 +123,17 @@ class Files:
     def endpoints(self) -> list[Endpoint]:
         """The list of this module's endpoints."""
         upload = {"requestBody": _request_body()}
-        signed = {"parameters": _SIGNED_PARAMETERS}
         page = {"parameters": _PAGE_PARAMETERS}
         one = "/v1/files/{file_id}"
         # fmt: off
         return [
             Endpoint("POST", "/v1/files", self.upload, "createFile", "Upload a file", "files",
-                     FileObject, (400, 413, 415, 429, 503), extra=upload),
+                     FileObject, (400, 408, 413, 415, 429, 503), extra=upload),
             Endpoint("GET", "/v1/files", self.browse, "listFiles", "List own files", "files",
                      FileList, (400,), extra=page),
             Endpoint("GET", one, self.read, "getFile",
                      "Read a file's metadata, or its bytes through a signed link", "files",
-                     FileObject, (400, 403, 404), extra=signed),
+                     FileObject, (400, 403, 404), extra=_SIGNED),
             Endpoint("GET", one + "/content", self.content, "getFileContent",
                      "Download a file", "files", None, (404,), extra=_BYTES),
             Endpoint("DELETE", one, self.delete, "deleteFile", "Delete a file", "files",
@@ -199,7 +198,10 @@ def _read_form(form: FormData) -> tuple[UploadFile, str]:
     """The file and its purpose; every other field, and every repetition, is refused."""
     for name, _ in form.multi_items():
         if name not in _FIELDS:
-            raise InvalidRequest("Unknown form field; known here: file, purpose.", param=name[:64])
+            shown = name[:64]
+            raise InvalidRequest(
+                f"{shown} is not a known form field; known here: file, purpose.", param=shown
+            )
         if len(form.getlist(name)) > 1:
             raise InvalidRequest(f"{name} is there twice.", param=name)
     upload, purpose = form.get("file"), form.get("purpose", DEFAULT_PURPOSE)
@@ -223,20 +225,18 @@ def _request_body() -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
-_BYTES = {
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES = {"responses": {"200": {"description": "The bytes.", "content": _BINARY}}}
+_SIGNED = {
+    "parameters": [
+        query_parameter("payload", "Of a signed link.", {"type": "string"}),
+        query_parameter("sig", "Of a signed link.", {"type": "string"}),
+    ],
+    "security": [{"bearer": []}, {}],  # a signed link needs no key
     "responses": {
-        "200": {
-            "description": "The bytes.",
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-            },
-        }
-    }
+        "200": {"description": "The metadata; of a signed link, the bytes.", "content": _BINARY}
+    },
 }
-_SIGNED_PARAMETERS = [
-    query_parameter("payload", "Of a signed link.", {"type": "string"}),
-    query_parameter("sig", "Of a signed link.", {"type": "string"}),
-]
 _PAGE_PARAMETERS = [
     query_parameter(
         "limit", "How many.", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 20}

@@ -229,14 +229,17 @@ class RateLimit:
 
     def _check(self, scope: Scope, state: RequestState) -> None:
         cost = int((scope["method"], scope["path"]) in CREATING)
-        decision = self.limiter.check(principal_of(scope), cost=cost, now=self.monotonic())
+        principal = principal_of(scope)
+        decision = self.limiter.check(principal, cost=cost, now=self.monotonic())
         state.headers += [
             (name.lower().encode(), value.encode()) for name, value in decision.headers()
         ]
         if not decision.allowed:
             self.metrics.rate_limited.inc()
             raise RateLimited(
-                "Too many requests for this API key.", retry_after_s=decision.retry_after_s
+                f"Too many runs and uploads with this API key: it may make {principal.rps:g} a second, "
+                f"and {principal.burst} at once.",
+                retry_after_s=decision.retry_after_s,
             )
 
 

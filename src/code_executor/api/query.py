@@ -23,8 +23,9 @@ def read_query(params: QueryParams, known: AbstractSet[str]) -> dict[str, str]:
     for name, value in params.multi_items():
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
+            shown = _ascii(name)
             raise InvalidRequest(
-                f"Unknown query parameter; known here: {names}.", param=_ascii(name)
+                f"{shown} is not a known query parameter; known here: {names}.", param=shown
             )
         if name in values:
             raise InvalidRequest(f"The query parameter {name} is there twice.", param=name)

@@ -111,7 +111,7 @@ class Runs:
     def endpoints(self) -> list[Endpoint]:
         """The list of this module's endpoints."""
         create = {"requestBody": _request_body(), "parameters": [_IDEMPOTENCY_PARAMETER]}
-        creating = (400, 409, 413, 415, 429, 503)
+        creating = (400, 408, 409, 413, 415, 429, 503)
         page = {"parameters": _PAGE_PARAMETERS}
         one = "/v1/runs/{run_id}"
         # fmt: off

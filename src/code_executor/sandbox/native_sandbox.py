@@ -188,7 +188,6 @@ class NativeSandbox:
         if self._spawned is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._spawned.pidfd, signal.SIGKILL)
-            self._group.kill()
 
     async def _collect(
         self, session: Session, limits: Limits

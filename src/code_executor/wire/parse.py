@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from typing import Any
@@ -23,6 +24,8 @@ def parse_json(body: bytes) -> object:
         InvalidRequest: not UTF-8, not JSON (with line and column), a key twice, ``NaN`` or
             ``Infinity``, nested too deeply, too many keys, or a lone surrogate in a string.
     """
+    if body.startswith(codecs.BOM_UTF8):
+        raise _bad_json("it begins with a byte order mark")
     try:
         value = json.loads(
             body.decode("utf-8"),

@@ -30,7 +30,7 @@ class LimitsBody(_Body):
     cpu_ms: _Positive = Field(default=5_000, description="CPU time of all processes together.")
     memory_mb: _Positive = Field(default=256, description="Memory of all processes and files.")
     max_output_bytes: _Positive = Field(default=1_048_576, description="Each of the two streams.")
-    max_artifact_bytes: _Positive = Field(default=5_242_880, description="All returned files.")
+    max_artifact_bytes: _Positive = Field(default=5_242_880, description="Each returned file.")
     max_artifact_files: _Positive = Field(default=10, description="How many files are returned.")
 
 
@@ -98,7 +98,9 @@ def _explain(detail: ErrorDetails) -> InvalidRequest:
     place = place_of(detail["loc"])
     kind = detail["type"]
     if kind == "extra_forbidden":
-        return InvalidRequest(f"{place} is not a known field.{_near(detail)}", param=place)
+        known = _known_beside(detail)
+        near = suggestion(str(detail["loc"][-1]), known) or f" Known here: {', '.join(known)}."
+        return InvalidRequest(f"{place} is not a known field.{near}", param=place)
     rule = _RULES.get(kind)
     context = detail.get("ctx", {})
     text = rule.format(**context) if rule else "is not acceptable"
@@ -120,12 +122,12 @@ _RULES = {
 }
 
 
-def _near(detail: ErrorDetails) -> str:
-    fields: dict[str, type[BaseModel]] = {
+def _known_beside(detail: ErrorDetails) -> list[str]:
+    """The names of the fields that may stand where the error is."""
+    shapes: dict[int | str, type[BaseModel]] = {
         "limits": LimitsBody,
         "files": FileBody,
         "sources": SourceBody,
     }
-    loc = [str(part) for part in detail["loc"]]
-    known = (fields.get(loc[0], RunBody) if len(loc) > 1 else RunBody).model_fields
-    return suggestion(loc[-1], known)
+    loc = detail["loc"]
+    return list(shapes[loc[0]].model_fields if len(loc) > 1 else RunBody.model_fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Generator
 from itertools import pairwise
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def test_a_decoder_can_be_left_in_the_middle_without_seeing_a_frame_twice() -> N
     two = frames.frame(Kind.READY) + frames.frame(Kind.BEGAN)
     reader = decoder.feed(two)
     assert next(reader) == (Kind.READY, b"")
+    assert isinstance(reader, Generator)
     reader.close()
     assert list(decoder.feed(b"")) == [(Kind.BEGAN, b"")]
 

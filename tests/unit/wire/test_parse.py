@@ -16,7 +16,7 @@ from code_executor.wire.parse import MAX_KEYS, parse_json
         (b"{", "line 1"),
         (b'{"a": 1,}', "column"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"\xef\xbb\xbf{}", "BOM"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
         (b'{"a": 1, "b": 2, "a": 3}', "the key a is there twice"),
         (b'{"a": {"b": 1, "b": 1}}', "the key b is there twice"),
         (b'{"a": NaN}', "NaN"),

@@ -72,6 +72,12 @@ def test_an_unknown_field_suggests_the_known_one() -> None:
     assert "Did you mean timeout_ms?" in refusal(limits={"timeout_s": 1}).message
 
 
+def test_an_unknown_field_like_no_other_lists_those_that_are_known() -> None:
+    assert "Known here: language, code, args," in refusal(x=1).message
+    source = {"path": "a", "content": "", "x": 1}
+    assert refusal(sources=[source]).message.endswith("Known here: path, content.")
+
+
 @pytest.mark.parametrize("body", [[], 1, "x", None, True])
 def test_the_body_must_be_an_object(body: object) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):

@@ -24,21 +24,33 @@ function typeOf(spec, schema) {
   return schema.type || "";
 }
 
-function fields(spec, schema) {
+// Words between backticks are code, as in Markdown.
+function described(text) {
+  const parts = (text || "").split("`");
+  return element("td", "", ...parts.map((part, at) => (at % 2 ? element("code", part) : part)));
+}
+
+// One row for each field, and below one that is an object, or a list of them, the fields of that.
+function fieldRows(spec, schema, before = "") {
   const shape = resolve(spec, schema);
   const required = shape.required || [];
-  const rows = Object.entries(shape.properties || {}).map(([name, field]) => {
-    const mark = required.includes(name) ? "required" : "";
-    const cells = [element("td", "", element("code", name)), element("td", typeOf(spec, field)),
-                   element("td", mark), element("td", field.description || "")];
-    return element("tr", "", ...cells);
+  return Object.entries(shape.properties || {}).flatMap(([name, field]) => {
+    const place = before + name;
+    const cells = [element("td", "", element("code", place)), element("td", typeOf(spec, field)),
+                   element("td", required.includes(name) ? "required" : ""), described(field.description)];
+    const inner = field.$ref ? fieldRows(spec, field, `${place}.`)
+                : field.items && field.items.$ref ? fieldRows(spec, field.items, `${place}[].`) : [];
+    return [element("tr", "", ...cells), ...inner];
   });
-  return element("table", "", ...rows);
+}
+
+function fields(spec, schema) {
+  return element("table", "", ...fieldRows(spec, schema));
 }
 
 function parameterRow(parameter) {
   const cells = [element("td", "", element("code", parameter.name)), element("td", parameter.in),
-                 element("td", parameter.description || "")];
+                 described(parameter.description)];
   return element("tr", "", ...cells);
 }
 

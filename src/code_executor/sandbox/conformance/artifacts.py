@@ -278,12 +278,13 @@ async def a_hundred_thousand_entries(backend: Backend) -> None:
         except OSError as e: print(e.errno)
         print(made > 1000)
     """
-    outcome, seconds = await timed(backend, code, timeout_ms=10_000, cpu_ms=10_000)
+    outcome, seconds = await timed(backend, code, timeout_ms=60_000, cpu_ms=60_000)
     ended(outcome, SUCCEEDED)
     expect(b"True" in outcome.stdout.data, "not even a thousand files could be made", outcome)
     expect(len(outcome.artifacts) == 10, f"{len(outcome.artifacts)} came back")
     expect(len(outcome.skipped) <= 5_000, f"{len(outcome.skipped)} skipped files are listed")
-    expect(seconds < 12, f"took {seconds:.1f} s")
+    walking = seconds - outcome.usage.wall_ms / 1000
+    expect(walking < 12, f"the walk took {walking:.1f} s")
 
 
 @check("P5")

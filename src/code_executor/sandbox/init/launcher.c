@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -50,6 +51,11 @@ struct answer {
     int fds[3];    /* the caller's, closed after the answer is sent */
     size_t fd_count;
 };
+
+static int die_with_service(void)
+{
+    return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+}
 
 static void close_all(int *fds, size_t count)
 {
@@ -173,7 +179,9 @@ static _Noreturn void sandbox_child(int control, int gate, const struct sandbox 
     init_serve(3, box, filter);
 }
 
-static pid_t clone_sandbox(int *pidfd)
+/* The kernel charges message queues, pending signals and locked memory of a user namespace to the
+ * user who made it as well: with one maker for all, one run would use them up for everybody. */
+static pid_t clone_sandbox(uid_t maker, int *pidfd)
 {
     struct clone_args args = {
         .flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
@@ -181,7 +189,15 @@ static pid_t clone_sandbox(int *pidfd)
         .pidfd = (uint64_t)(uintptr_t)pidfd,
         .exit_signal = SIGCHLD,
     };
-    return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    if (setresuid((uid_t)-1, maker, (uid_t)-1) < 0)
+        return -1;
+    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    int saved = errno;
+    /* Changing the user has made the kernel forget PR_SET_PDEATHSIG. */
+    if (pid != 0 && (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || die_with_service() < 0))
+        exit(1);
+    errno = saved;
+    return pid;
 }
 
 static const char *admit(pid_t pid, const struct request *r, const struct sandbox *box, int gate)
@@ -215,7 +231,7 @@ static void launch(struct request *r, const struct sandbox *box, const struct fi
         close(control[1]);
         return;
     }
-    a->pid = clone_sandbox(&pidfd);
+    a->pid = clone_sandbox(box->init_uid, &pidfd);
     if (a->pid == 0)
         sandbox_child(control[1], gate[0], box, filter);
     close(control[1]);
@@ -313,7 +329,8 @@ int main(void)
     /* The ground process was Python, which ignores these two; programs inherit what we have. */
     signal(SIGPIPE, SIG_DFL);
     signal(SIGXFSZ, SIG_DFL);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+    /* With it the capabilities outlast the changes of user in clone_sandbox(). */
+    if (die_with_service() < 0 || prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
         return 1;
     if (!r.bytes || filter_read(FILTER_FD, &filter) < 0 || sigaction(SIGCHLD, &ignore, NULL) < 0)
         return 1;

@@ -5,10 +5,10 @@
 /* Enter a network namespace for the next sandbox and return a descriptor of it, or -1.
  *
  * `used` is one that an earlier sandbox is done with, or -1. It is entered again only if it is as
- * it was when new, told from the kernel's own counters: no packet was ever sent or refused in it.
- * Then nothing of that run can be left: a program has no right to configure it, its sockets have
- * died with it, and what lives on after a socket (a port in TIME_WAIT, a cached route or metric)
- * takes a packet to come into being. Otherwise a new one is made; `used` is closed. */
+ * it was when new, told from the kernel's own counters: no packet was ever sent or refused in it,
+ * and no socket is left. Then nothing of that run can be: a program has no right to configure it,
+ * and what lives on after a socket (a port in TIME_WAIT, a cached route or metric) takes a packet
+ * to come into being. Otherwise a new one is made; `used` is closed. */
 int network_enter(int used);
 
 #endif
