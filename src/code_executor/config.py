@@ -386,4 +386,5 @@ def _explain_one(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     message = detail["msg"].removeprefix("Value error, ")
-    return message if message.startswith(name) else f"{name}: {message}"
+    message = message.removeprefix(f"{name}, ").removeprefix(f"{name} ")
+    return f"{name}: {message}"

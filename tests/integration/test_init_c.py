@@ -1,52 +1,25 @@
-"""Init's C, built with sanitizers: driven through its channel, and fuzzed.
+"""Init's C, built with sanitizers and driven through its channel.
 
-``tests/c`` has the two programs: ``drive_init`` is init with only the namespaces taken away, spoken
-to here with the service's own :mod:`~code_executor.sandbox.frames`; ``fuzz_frames`` feeds its frame
-handlers with seeds made here and changed at random: by libFuzzer where clang has it, else by a
-loop that does the same turns on every machine. Both run as PID 1 of a pid namespace, with a small
-root of their own: what is killed and written there is theirs.
+``tests/c/drive_init.c`` is init with only the namespaces of a sandbox taken away; it is spoken to
+here with the service's own :mod:`~code_executor.sandbox.frames`. It runs as PID 1 of a pid
+namespace, with a small root of its own: what is killed and written there is its.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.c.build import C, compiled, sources
+from tests.c.driver import Init, content, failed, ran, shell, streams
 
 from code_executor.sandbox import frames
-from code_executor.sandbox.build import SOURCES, WARNINGS
-from code_executor.sandbox.frames import Ended, Kind, frame
-
-C = Path(__file__).parents[1] / "c"
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
-FLAGS = ("-std=c11", "-D_GNU_SOURCE", *WARNINGS, *SANITIZE, f"-I{SOURCES}", f"-I{C}")
-OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # giving up leaves memory to the kernel
-    "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
-    "PATH": "/usr/bin:/bin",
-}
-FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS", "8"))
-FUZZ_TURNS = 200_000
-PATIENCE_S = 20.0
-
-
-def compiled(target: Path, *arguments: str | Path, compiler: str = "cc") -> Path:
-    subprocess.run([compiler, *FLAGS, "-o", target, *arguments], check=True)
-    return target
-
-
-def sources(*names: str) -> list[Path]:
-    return [SOURCES / f"{name}.c" for name in names]
-
-
-# ── driving ──
+from code_executor.sandbox.frames import Kind, frame
 
 
 @pytest.fixture(scope="module")
@@ -60,67 +33,6 @@ def drive_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-class Init:
-    """A running init and the host's end of its channel; ``leave`` expects it to end well."""
-
-    def __init__(self, program: Path, place: Path, *mode: str) -> None:
-        self.sock, theirs = socket.socketpair()
-        self.sock.settimeout(PATIENCE_S)
-        self._decoder = frames.Decoder()
-        self._frames: list[tuple[Kind, bytes]] = []
-        command = 'exec 3<&"$1"; shift; exec "$@"'
-        self.process = subprocess.Popen(
-            ["/bin/bash", "-c", command, "-", str(theirs.fileno()), program, place, *mode],
-            pass_fds=(theirs.fileno(),),
-            env=OPTIONS,
-            stderr=subprocess.PIPE,
-        )
-        theirs.close()
-
-    def send(self, *said: bytes) -> None:
-        self.sock.sendall(b"".join(said))
-
-    def next(self) -> tuple[Kind, bytes]:
-        """The next frame."""
-        while not self._frames:
-            data = self.sock.recv(65536)
-            if not data:
-                raise EOFError(self.words())
-            self._frames += self._decoder.feed(data)
-        return self._frames.pop(0)
-
-    def expect(self, kind: Kind) -> bytes:
-        got, payload = self.next()
-        assert got is kind, (got, payload)
-        return payload
-
-    def until(self, *last: Kind) -> list[tuple[Kind, bytes]]:
-        """Frames up to and with the first one of ``last``."""
-        got = [self.next()]
-        while got[-1][0] not in last:
-            got.append(self.next())
-        return got
-
-    def words(self) -> str:
-        """What the sanitizers had to say."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
-
-    def leave(self, code: int = 0) -> None:
-        self.sock.close()
-        assert self.process.wait(PATIENCE_S) == code, self.words()
-        assert self.words() == ""
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-    def kill(self) -> None:
-        self.sock.close()
-        self.process.kill()
-        self.process.wait(PATIENCE_S)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
 @pytest.fixture
 def init(drive_init: Path, tmp_path: Path) -> Iterator[Init]:
     """An init without a warm interpreter."""
@@ -128,41 +40,6 @@ def init(drive_init: Path, tmp_path: Path) -> Iterator[Init]:
     made.expect(Kind.READY)
     yield made
     made.kill()
-
-
-def shell(script: str, *args: str, listing: bool = True) -> bytes:
-    argv = ["/bin/sh", "-c", script, "sh", *args]
-    return frames.program(warm=False, listing=listing, argv=argv, env=["A=1", "B=2"])
-
-
-def streams(got: list[tuple[Kind, bytes]]) -> tuple[bytes, bytes]:
-    out = b"".join(payload for kind, payload in got if kind is Kind.STDOUT)
-    err = b"".join(payload for kind, payload in got if kind is Kind.STDERR)
-    return out, err
-
-
-def ran(init: Init, *said: bytes) -> tuple[Ended, bytes, bytes, list[frames.Entry]]:
-    """A program's whole life."""
-    init.send(*said)
-    init.expect(Kind.BEGAN)
-    got = init.until(Kind.LISTED)
-    (ended,) = [frames.decode_ended(payload) for kind, payload in got if kind is Kind.ENDED]
-    listed = [frames.decode_entry(payload) for kind, payload in got if kind is Kind.ENTRY]
-    return ended, *streams(got), listed
-
-
-def content(init: Init, path: bytes) -> tuple[bytes, int]:
-    """A file's bytes, and the error number at its end."""
-    init.send(frame(Kind.GET, path))
-    got = init.until(Kind.CONTENT_END)
-    return b"".join(payload for _, payload in got[:-1]), frames.decode_u32(got[-1][1])
-
-
-def failed(init: Init) -> str:
-    """The step that failed; init ends after it, without a sanitizer's word."""
-    payload = init.expect(Kind.FAILED)
-    init.leave(1)
-    return payload[4:].decode()
 
 
 def test_files_arguments_environment_input_and_output(init: Init) -> None:
@@ -501,96 +378,3 @@ def test_a_host_that_gives_up_meanwhile_ends_init(drive_init: Path, tmp_path: Pa
     program = Zygote(init)  # its ends stay open: only the channel is closed
     init.leave()
     program.close()
-
-
-# ── fuzzing ──
-
-
-def conversations() -> dict[str, bytes]:
-    """The host's side of conversations that go well, and of some that nearly do."""
-    run = shell("x", "y")
-    kill, stdin = frame(Kind.KILL), frame(Kind.STDIN, b"in")
-    files = b"".join(
-        b"".join(frames.staged(path, b"bytes"))
-        for path in ("main.py", "outputs/a", "outputs/d/e/f")
-    )
-    get = frame(Kind.GET, b"outputs/a") + frame(Kind.GET, b"d/e/f") + frame(Kind.GET, b"a")
-    deep = "/".join(["outputs", *"abcdefghijklmnopqrstuvwxyz" * 2])
-    long = "/".join(["outputs", *["n" * 250] * 5])
-    hostile = [
-        b"/etc/passwd",
-        b"../up",
-        b"a/../b",
-        b"a//b",
-        b"a/.",
-        b"n" * 256,
-        b"a\0b",
-        b"a/b/",
-        b"n/" * 2048,
-    ]
-    return {
-        "plain": files + stdin + run + kill + get,
-        "twice": files + run + kill + run + kill + get,
-        "deep": b"".join(frames.staged(deep, b"x")) + run + kill,
-        "long": b"".join(frames.staged(long, b"x")) + run + kill,
-        "get": files + run + kill + frame(Kind.GET, b"d") + frame(Kind.GET, b"../main.py"),
-        "strings": frames.program(warm=False, listing=False, argv=["a", ""] * 20, env=["A=b"] * 20),
-        **{f"path{n}": frame(Kind.FILE, path) + run for n, path in enumerate(hostile)},
-    }
-
-
-def write_seeds(directory: Path) -> list[Path]:
-    directory.mkdir()
-    for name, said in conversations().items():
-        (directory / name).write_bytes(said)
-    return sorted(directory.iterdir())
-
-
-def fuzzer(target: Path, *more: str | Path, compiler: str) -> Path:
-    replaced = ("-Dkill=fuzz_kill", "-Dwritev=fuzz_writev")
-    real = sources("proto", "job", "stage", "collect")
-    return compiled(
-        target, *replaced, C / "fuzz_frames.c", C / "place.c", *more, *real, compiler=compiler
-    )
-
-
-def fuzz(tmp_path: Path, *command: str | Path, keep: int = -1) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
-    done = subprocess.run(
-        command,
-        env={**OPTIONS, "FUZZ_PLACE": str(place)},
-        pass_fds=() if keep < 0 else (keep,),
-        capture_output=True,
-        timeout=FUZZ_SECONDS + 60,
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-4000:]
-
-
-def test_the_frame_handlers_survive_changed_conversations(tmp_path: Path) -> None:
-    seeds = write_seeds(tmp_path / "seeds")
-    target = fuzzer(tmp_path / "fuzz", C / "standalone.c", compiler="cc")
-    fuzz(tmp_path, target, "1", str(FUZZ_TURNS), str(FUZZ_SECONDS), *seeds)
-
-
-@pytest.mark.skipif(shutil.which("clang") is None, reason="libFuzzer comes with clang")
-def test_the_frame_handlers_survive_what_libfuzzer_finds(tmp_path: Path) -> None:
-    """It reads the seeds, and writes an input that breaks something, through a descriptor."""
-    (first, *_) = write_seeds(tmp_path / "seeds")
-    target = fuzzer(tmp_path / "fuzz", "-fsanitize=fuzzer", compiler="clang")
-    directory = os.open(first.parent, os.O_RDONLY)
-    corpus = f"/proc/self/fd/{directory}"
-    options = {
-        "max_total_time": FUZZ_SECONDS,
-        "max_len": 8192,
-        "timeout": 10,
-        "rss_limit_mb": 1024,
-        "detect_leaks": 0,
-        "seed": 1,
-        "artifact_prefix": f"{corpus}/",
-    }
-    try:
-        switches = [f"-{name}={value}" for name, value in options.items()]
-        fuzz(tmp_path, target, *switches, corpus, keep=directory)
-    finally:
-        os.close(directory)

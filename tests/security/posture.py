@@ -86,10 +86,12 @@ MOUNTS = {
     "/work": ("tmpfs", SCRATCH),
     "/tmp": ("tmpfs", SCRATCH),
 }
-MASKED = frozenset(
-    {"/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/kallsyms", "/proc/interrupts"}
-)
-"""Covered by an empty file; which of them exist is the kernel's choice."""
+MASKED = frozenset({
+    "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/kallsyms",
+    "/proc/interrupts", "/proc/sysrq-trigger", "/proc/latency_stats", "/proc/sched_debug",
+    "/proc/acpi", "/proc/scsi", "/proc/asound",
+})  # fmt: skip
+"""Covered by an empty file or directory; which of them exist is the kernel's choice."""
 UNMERGED = frozenset({"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"})
 """Mounted only where the host has not merged them into /usr."""
 IRRELEVANT_OPTIONS = frozenset({"relatime", "noatime", "nodiratime", "lazytime", "inode64"})

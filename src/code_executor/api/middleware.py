@@ -237,8 +237,8 @@ class RateLimit:
         if not decision.allowed:
             self.metrics.rate_limited.inc()
             raise RateLimited(
-                f"Too many runs and uploads with this API key: it may make {principal.rps:g} a second, "
-                f"and {principal.burst} at once.",
+                "Too many runs and uploads with this API key: it may make "
+                f"{principal.rps:g} a second, and {principal.burst} at once.",
                 retry_after_s=decision.retry_after_s,
             )
 

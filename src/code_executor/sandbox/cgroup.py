@@ -31,6 +31,7 @@ from code_executor.errors import HostUnfit, SandboxUnavailable
 PREFIX = "code-executor-"
 CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
+SOCKETS_V1_BYTES = 32 * 1024 * 1024  # beside the memory limit; plenty for a client and a server
 _USAGE = "/cpuacct.usage"
 
 
@@ -133,6 +134,8 @@ class Group:
         for path in self._distinct:
             os.mkdir(path)
         self.limit(memory_bytes=memory_bytes, processes=processes)
+        if not self._v2:
+            self._limit_sockets_v1()
         name = f"{self._paths['cpu']}/cpu.stat" if self._v2 else self._paths["cpuacct"] + _USAGE
         self._cpu_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -166,6 +169,12 @@ class Group:
                 continue
             return
         raise SandboxUnavailable("the memory limit could not be set", step="memory limit")
+
+    def _limit_sockets_v1(self) -> None:
+        """v1 counts what waits in sockets only where that has a limit; v2 counts it as memory."""
+        with contextlib.suppress(FileNotFoundError):  # a kernel without either
+            path = f"{self._paths['memory']}/memory.kmem.tcp.limit_in_bytes"
+            _write(path, str(SOCKETS_V1_BYTES))
 
     def procs(self) -> list[int]:
         """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""

@@ -22,7 +22,7 @@ Init to host (payload at most 64 KiB):
  H    HELLO        zygote sandboxes only; carries as descriptors the program's standard
                    input, output and error, its go socket, and the pipe of its end
  R    READY        prepared: set up, and a started-ahead interpreter waits
- B    BEGAN        the program runs
+ B    BEGAN        the program runs; not sent for a waiting interpreter
  O E  STDOUT/ERR   a piece of the program's output
  X    ENDED        i32 wait status, u64 user µs, u64 system µs, u64 max RSS KiB, u64 wall µs
  L    ENTRY        u8 kind (f file, l link, p fifo, s socket, d device), u32 links,
@@ -33,7 +33,7 @@ Init to host (payload at most 64 KiB):
  !    FAILED       u32 errno, name of the step; init ends after it
 ====  ===========  =====================================================================
 
-Order: (HELLO) READY; FILE, DATA, STDIN before the first PROGRAM only; then per program BEGAN,
+Order: (HELLO) READY; FILE, DATA, STDIN before the first PROGRAM only; then per program (BEGAN),
 output, ENDED and, if asked for, ENTRY … LISTED; GET when nothing runs. Both ends treat the other
 as hostile: a length, type or order that does not fit ends this sandbox and this run, nothing else.
 """

@@ -159,6 +159,8 @@ class NativeSandbox:
             argv = plan.args if warm else (*step.argv, *(plan.args if last else ()))
             progress.phase = step.phase
             progress.ended = None
+            if warm:
+                watch.began()  # it starts as soon as init has read this: no need to be told
             progress.ended = await session.execute(argv, env, warm=warm, before=before)
             before = b""
             if step.phase is Phase.COMPILE:

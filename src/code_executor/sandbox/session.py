@@ -46,8 +46,8 @@ def _nothing() -> None:
 class Session:
     """One init, from its READY to its end.
 
-    ``on_began``, ``on_ended`` and ``on_flood`` are called on the event loop when the program
-    starts, when it has ended, and when a stream goes far beyond its limit.
+    ``on_began``, ``on_ended`` and ``on_flood`` are called on the event loop when a program that was
+    not waiting already starts, when it has ended, and when a stream goes far beyond its limit.
     """
 
     def __init__(self, sock: socket.socket) -> None:

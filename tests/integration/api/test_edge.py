@@ -164,6 +164,7 @@ async def test_an_answer_shows_the_key_s_bucket(slow: httpx.AsyncClient) -> None
     refused = await slow.post("/v1/runs", json=HELLO)
     assert refused.status_code == 429
     assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.json()["error"]["message"].endswith("0.001 a second, and 2 at once.")
     assert int(refused.headers["retry-after"]) > 100
     assert refused.headers["ratelimit-limit"] == "2"
     reading = await slow.get("/v1/runs")

@@ -94,10 +94,17 @@ async def test_the_document_has_every_error_and_never_422(spec: dict[str, Any]) 
             if status != "200":
                 example = response["content"]["application/json"]["example"]
                 assert set(example["error"]) == {"type", "code", "message", "param", "request_id"}
-        needs_key = operation["security"] == [{"bearer": []}]
+        needs_key = {"bearer": []} in operation["security"]
         assert needs_key is ("401" in operation["responses"]), name
     create = operations(spec)["POST /v1/runs"]["responses"]
-    assert set(create) == {"200", "400", "401", "409", "413", "415", "429", "500", "503"}
+    assert set(create) == {"200", "400", "401", "408", "409", "413", "415", "429", "500", "503"}
+
+
+async def test_the_document_says_that_a_signed_link_needs_no_key(spec: dict[str, Any]) -> None:
+    read = operations(spec)["GET /v1/files/{file_id}"]
+    assert read["security"] == [{"bearer": []}, {}]
+    kinds = set(read["responses"]["200"]["content"])
+    assert kinds == {"application/json", "application/octet-stream"}
 
 
 async def test_the_document_has_bodies_with_examples(spec: dict[str, Any]) -> None:

@@ -14,6 +14,9 @@ def test_others_and_repetitions_are_refused(text: str, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_query(QueryParams(text), {"a"})
     assert caught.value.param == param
+    assert caught.value.message.startswith(
+        (f"{param} is not", "The query parameter a is there twice")
+    )
 
 
 @pytest.mark.parametrize(("text", "size"), [("1", 1), ("100", 100), ("007", 7)])

@@ -150,7 +150,7 @@ DIALECTS = {"node": NODE, "ruby": RUBY, "php": PHP, "go": GO}
 
 
 async def _cost(backend: Backend, language: str, dialect: Dialect) -> int:
-    """What the smallest program takes on this host, compiling included, in milliseconds; doubled."""
+    """Twice what the smallest program takes on this host, compiling included, in milliseconds."""
     usage = (await run(backend, language, dialect.hello, **LONG)).usage
     return 2 * max(usage.wall_ms, usage.cpu_ms)
 

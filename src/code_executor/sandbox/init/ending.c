@@ -53,6 +53,7 @@ static void finish(struct init *s, const struct ending *e)
 {
     uint64_t wall = microseconds_since(&s->began);
     kill_everything();
+    hold_frames();
     drain(s, s->program.out, FRAME_STDOUT);
     drain(s, s->program.err, FRAME_STDERR);
     program_close(&s->program);
@@ -66,6 +67,7 @@ static void finish(struct init *s, const struct ending *e)
     must_send(send_frame(s->control, FRAME_ENDED, payload, sizeof payload));
     if (s->list)
         must_send(collect_list(s->control, s->work));
+    must_send(release_frames(s->control));
 }
 
 static void ended(struct init *s, const struct ending *e)

@@ -9,7 +9,7 @@
  *       │
  *     FILE DATA … STDIN …            staging, before the first program only
  *       │
- *     PROGRAM ── BEGAN ── STDOUT STDERR … ── (KILL) ── ENDED ── ENTRY … LISTED
+ *     PROGRAM ── (BEGAN) ── STDOUT STDERR … ── (KILL) ── ENDED ── ENTRY … LISTED
  *       │                                                └ a compiled language comes here twice
  *     GET ── CONTENT … CONTENT_END    after a program only
  *       │

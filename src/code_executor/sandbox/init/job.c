@@ -154,7 +154,8 @@ static void on_program(struct init *s, struct cursor *c)
     s->running = s->ran = 1;
     s->program.input = s->input;
     s->program.input_left = s->input_size;
-    must_send(send_frame(s->control, FRAME_BEGAN, NULL, 0));
+    if (!warm) /* a waiting interpreter has no way to fail now, and the host has begun its clock */
+        must_send(send_frame(s->control, FRAME_BEGAN, NULL, 0));
     feed(s);
 }
 

@@ -318,6 +318,21 @@ static void on_zygote(struct request *r, struct answer *a)
     free_strings(env);
 }
 
+/* Whoever started the service may have shielded it from the kernel's out-of-memory killer, and a
+ * process may always return to the lowest value that a privileged one gave it: no sandbox is to
+ * have a shield. (Without root this writes the value only.) */
+static int drop_oom_shield(void)
+{
+    char text[16] = {0};
+    int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+        return -1;
+    long value = strtol(text, NULL, 10);
+    int written = dprintf(fd, "%ld", value < 0 ? 0 : value);
+    close(fd);
+    return written < 0 ? -1 : 0;
+}
+
 /* ── the process ──────────────────────────────────────────────────────────────────────────── */
 
 int main(void)
@@ -332,7 +347,8 @@ int main(void)
     /* With it the capabilities outlast the changes of user in clone_sandbox(). */
     if (die_with_service() < 0 || prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
         return 1;
-    if (!r.bytes || filter_read(FILTER_FD, &filter) < 0 || sigaction(SIGCHLD, &ignore, NULL) < 0)
+    if (drop_oom_shield() < 0 || !r.bytes || filter_read(FILTER_FD, &filter) < 0 ||
+        sigaction(SIGCHLD, &ignore, NULL) < 0)
         return 1;
     while (receive(&r)) {
         struct answer a = {0};

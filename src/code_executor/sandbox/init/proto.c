@@ -137,6 +137,38 @@ static void advance(struct iovec *parts, int count, size_t done)
     }
 }
 
+/* Frames that follow each other at once go out in one write: the host wakes once for them. */
+static struct {
+    uint8_t bytes[4096];
+    size_t size;
+    int held;
+} cork;
+
+void hold_frames(void)
+{
+    cork.held = 1;
+}
+
+int release_frames(int fd)
+{
+    size_t size = cork.size;
+    cork.size = 0;
+    cork.held = 0;
+    return size ? write_all(fd, cork.bytes, size) : 0;
+}
+
+static int add_to_held(const struct iovec *parts, int count, size_t total)
+{
+    if (!cork.held || cork.size + total > sizeof cork.bytes)
+        return 0;
+    for (int i = 0; i < count; i++) {
+        if (parts[i].iov_len)
+            memcpy(cork.bytes + cork.size, parts[i].iov_base, parts[i].iov_len);
+        cork.size += parts[i].iov_len;
+    }
+    return 1;
+}
+
 int send_frame2(int fd, uint8_t type, const void *head, size_t head_size, const void *body,
                 size_t body_size)
 {
@@ -148,6 +180,10 @@ int send_frame2(int fd, uint8_t type, const void *head, size_t head_size, const 
         {(void *)(uintptr_t)body, body_size},
     };
     size_t left = sizeof header + head_size + body_size;
+    if (add_to_held(parts, 3, left))
+        return 0;
+    if (cork.held && (release_frames(fd) < 0))
+        return -1;
     while (left > 0) {
         ssize_t n = writev(fd, parts, 3);
         if (n < 0 && errno == EINTR)

@@ -65,6 +65,9 @@ int write_all(int fd, const void *buffer, size_t size);
 int send_frame2(int fd, uint8_t type, const void *head, size_t head_size, const void *body,
                 size_t body_size);
 int send_frame(int fd, uint8_t type, const void *payload, size_t size);
+/* Between these two, frames are gathered while they are few and small, and sent together. */
+void hold_frames(void);
+int release_frames(int fd);
 /* Send one frame with file descriptors attached to its first byte. */
 int send_frame_fds(int fd, uint8_t type, const int *fds, size_t count);
 /* Receive one frame; the payload is malloc'ed. 0 at an orderly end, -1 with errno, else 1. */
