@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,14 @@ from code_executor.ports import Backend
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def native(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     """The native backend, as the service composes it, with a data directory of its own."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), runtime_dir=runtime_dir())
+    async with running_native(tmp_path_factory.mktemp("data")) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def running_native(data_dir: Path) -> AsyncIterator[Backend]:
+    """A started native backend. Where none can start the test fails, or is skipped on request."""
+    settings = Settings(data_dir=data_dir, runtime_dir=runtime_dir())
     backend = make_backend(settings, make_languages(settings))
     try:
         await backend.start()

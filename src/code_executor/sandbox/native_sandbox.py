@@ -26,7 +26,7 @@ from code_executor.model import (
 )
 from code_executor.sandbox.artifacts import choose
 from code_executor.sandbox.cgroup import Group
-from code_executor.sandbox.frames import Ended, Kind
+from code_executor.sandbox.frames import HEADER, Ended, Kind
 from code_executor.sandbox.launcher import (
     WARM_NONE,
     Launcher,
@@ -35,7 +35,7 @@ from code_executor.sandbox.launcher import (
     Zygote,
     environment,
 )
-from code_executor.sandbox.session import Session
+from code_executor.sandbox.session import Session, failed_step
 from code_executor.sandbox.watch import FLOOD, OOM, Verdict, Watch
 
 log = structlog.get_logger(__name__)
@@ -327,9 +327,11 @@ async def _hand_over(
     """Take the program's pipe ends from init's HELLO and give them to a zygote's child."""
     async with asyncio.timeout(PREPARE_TIMEOUT_S):
         await _readable(spawned.control.fileno())
-    data, fds, _, _ = socket.recv_fds(spawned.control, 5, 8)
+    data, fds, _, _ = socket.recv_fds(spawned.control, HEADER.size, 8)
     try:
-        if len(data) != 5 or data[0] != Kind.HELLO or len(fds) != 5:
+        if data[:1] == bytes((Kind.FAILED,)):
+            raise failed_step(spawned.control.recv(256))
+        if len(data) != HEADER.size or data[0] != Kind.HELLO or len(fds) != 5:
             raise SandboxUnavailable("init did not come up", step="hello")
         zygote.fork(processes, [spawned.pidfd, *fds, *procs])
     finally:

@@ -144,7 +144,7 @@ class Session:
 
     def _on_frame(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.FAILED:
-            raise _failed(payload)
+            raise failed_step(payload)
         if kind not in BELONGS[self._awaited]:
             raise ProtocolError(f"{kind.name} came while {self._awaited} was awaited")
         self._gather(kind, payload)
@@ -198,7 +198,7 @@ class Session:
             self._answer.set_exception(self._failure)
 
 
-def _failed(payload: bytes) -> SandboxUnavailable:
+def failed_step(payload: bytes) -> SandboxUnavailable:
     """The exception for a FAILED frame; the step's name is data and is cleaned as such."""
     error = frames.decode_u32(payload)
     step = payload[4:68].decode("ascii", "replace")

@@ -67,7 +67,9 @@ class Watch:
         self.verdict: Verdict | None = None
 
     def began(self) -> None:
-        """A program of the run has started."""
+        """A program of the run has started; said twice, the first time counts."""
+        if self._timers:
+            return
         self._began = self._loop.time()
         left = self._limits.timeout_ms / 1000 - self._wall_before
         self._timers = [
