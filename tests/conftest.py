@@ -1,4 +1,4 @@
-"""What several groups of tests share: one native backend, started once.
+"""What the groups of tests share: logging left as it was; one native backend, started once.
 
 A host on which the sandbox cannot be started fails these tests: a skipped promise is not a kept
 one. ``WITHOUT_SANDBOX=1`` turns the failures into skips, for work on everything else.
@@ -6,18 +6,30 @@ one. ``WITHOUT_SANDBOX=1`` turns the failures into skips, for work on everything
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from code_executor.compose import make_backend, make_languages
 from code_executor.config import Settings
 from code_executor.errors import HostUnfit
 from code_executor.ports import Backend
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Whatever a test makes of the process's logging ends with it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     """Runs that may wait; more are answered 503 queue_full."""
     warm_pool: Annotated[int, Field(ge=0, le=64)] = 2
     """Sandboxes kept prepared for each language."""
-    warm_pool_max: Positive = 16
+    warm_pool_max: Positive = 32
     """Prepared sandboxes of all languages together."""
 
     default_timeout_ms: Positive = 5_000

@@ -9,8 +9,10 @@ a few seconds have passed. One at a time, and not at all while somebody waits fo
 that has to be made on demand: refilling must not slow down the runs it is meant to speed up.
 
 How many a shelf should hold follows demand between a floor and a cap: a moving average of how
-many of that flavour were out at once (``_Shelf.demand``), that decays while nobody asks. All
-shelves together stay within ``budget``, in which every shelf's floor is reserved.
+many of that flavour were out at once (``_Shelf.demand``), that decays while nobody asks, and one
+more for each taker who found the shelf empty (``_Shelf.missed``), decaying slowly: an interpreter
+that takes long to start needs a stock for the next burst. All shelves together stay within
+``budget``, in which every shelf's floor is reserved.
 
 :meth:`Pool.take` never fails because a shelf is empty: it prepares one itself, twice if the
 first attempt fails. Whoever took a sandbox hands it to :meth:`Pool.retire`, which destroys it
@@ -41,6 +43,10 @@ WEIGHT = 0.2
 """Of the newest observation in the moving average of demand."""
 
 
+DECAY = 0.95
+"""What is left of the memory of missed ones after a tick in which nobody asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """How many prepared sandboxes of a flavour to keep: at least, and at most."""
@@ -61,6 +67,7 @@ class _Shelf:
     out: int = 0
     demand: float = 0.0
     peak: int = 0
+    missed: float = 0.0
 
     def held(self) -> int:
         """Its part of the budget: what it has or will have, at least its floor."""
@@ -72,15 +79,20 @@ class _Shelf:
         self.demand += WEIGHT * (self.out - self.demand)
         self.wake.set()
 
+    def miss(self) -> None:
+        """A taker found nothing."""
+        self.missed = min(self.missed + 1, self.size.cap)
+
     def settle(self) -> None:
         """Some time has passed: what was out at most in it counts once."""
         self.demand += WEIGHT * (self.peak - self.demand)
         self.peak = self.out
+        self.missed *= DECAY
 
     def target(self) -> int:
-        """How many should be ready: one more than are usually out, within floor and cap."""
-        usual = math.ceil(self.demand) if self.demand > WEIGHT else 0
-        return min(self.size.cap, max(self.size.floor, usual))
+        """How many should be ready: as many as are usually out at once, or were missed of late."""
+        usual = max(self.demand if self.demand > WEIGHT else 0, self.missed)
+        return min(self.size.cap, max(self.size.floor, math.ceil(usual)))
 
 
 class Pool:
@@ -178,6 +190,7 @@ class Pool:
         return found
 
     async def _make_on_demand(self, flavour: str) -> Sandbox:
+        self._shelves[flavour].miss()
         self._on_demand += 1
         self._calm.clear()
         try:

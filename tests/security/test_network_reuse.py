@@ -1,4 +1,4 @@
-"""A network namespace that is used again is as good as new: nothing one run did in it is to be seen.
+"""A network namespace used again is as good as new: nothing one run did in it is to be seen.
 
 Runs follow each other in one sandbox at a time, so that each could get the namespace of the one
 before. What a program can leave behind takes packets; a namespace that has seen one is not used

@@ -199,3 +199,17 @@ async def test_close_destroys_what_is_being_prepared() -> None:
     async with running(backend):
         await asyncio.sleep(0.005)
     assert (backend.prepared, backend.live) == (1, set())
+
+
+async def test_what_takes_long_to_prepare_is_kept_in_stock_for_the_next_burst() -> None:
+    backend = FakeBackend()
+    backend.prepare_s = 0.05
+    pool = Pool(backend, {"slow": Size(1, 12)}, budget=12)
+    pool.start()
+    for _ in range(20):
+        pool.retire(await pool.take("slow"))
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.8)
+    assert pool.levels()["slow"] > 1
+    await pool.close()
+    assert not backend.live

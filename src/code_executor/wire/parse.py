@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from itertools import islice
 from typing import Any
 
 from code_executor.errors import InvalidRequest
@@ -13,6 +14,13 @@ from code_executor.wire.place import place_of, shown
 MAX_KEYS = 1_000
 """Of one object: far more than any has that is accepted, far fewer than make work of a refusal."""
 
+MAX_TOKENS = 50_000
+"""Strings, commas and opening brackets in a body: several times what an accepted one can have.
+Each may cost a hundred times its size once it is parsed, and time in which nothing else is done."""
+UNCOUNTED_BYTES = 64 * 1024
+"""A body of this size is parsed in milliseconds, whatever is in it."""
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -22,10 +30,13 @@ def parse_json(body: bytes) -> object:
 
     Raises:
         InvalidRequest: not UTF-8, not JSON (with line and column), a key twice, ``NaN`` or
-            ``Infinity``, nested too deeply, too many keys, or a lone surrogate in a string.
+            ``Infinity``, nested too deeply, too many keys or values, or a lone surrogate in a
+            string.
     """
     if body.startswith(codecs.BOM_UTF8):
         raise _bad_json("it begins with a byte order mark")
+    if len(body) > UNCOUNTED_BYTES:
+        _refuse_many_tokens(body)
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -43,6 +54,12 @@ def parse_json(body: bytes) -> object:
     except ValueError:
         raise _bad_json("a number has too many digits") from None
     return value
+
+
+def _refuse_many_tokens(body: bytes) -> None:
+    """In one pass without backtracking, and no further than the limit; a string is one token."""
+    if any(True for _ in islice(_TOKEN.finditer(body), MAX_TOKENS, None)):
+        raise _bad_json("it holds too many values")
 
 
 def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

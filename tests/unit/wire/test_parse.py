@@ -21,9 +21,15 @@ from code_executor.wire.parse import MAX_KEYS, parse_json
         (b'{"a": {"b": 1, "b": 1}}', "the key b is there twice"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": -Infinity}', "Infinity"),
-        (b"[" * 100_000, "nested"),
-        (b'{"a":' * 100_000, "nested"),
+        (b"[" * 40_000, "nested"),
+        (b'{"a":' * 20_000, "nested"),
         (b"1" * 10_000, "digits"),
+        (b"[" * 100_000, "too many values"),
+        (b"[" + b"[]," * 50_000 + b"[]]", "too many values"),
+        (b"[" + b'{"":0},' * 20_000 + b"0]", "too many values"),
+        (b"[" + b"0," * 60_000 + b"0]", "too many values"),
+        (b"[" + b'"",' * 60_000 + b'""]', "too many values"),
+        (b'"' + b'\\"' * 60_000 + b"," * 60_000, "line 1"),
         (b"{} {}", "line 1"),
         (b"{'a': 1}", "line 1"),
     ],
@@ -39,6 +45,11 @@ def test_keys_are_bounded() -> None:
     assert parse_json(json.dumps(within).encode()) == within
     with pytest.raises(InvalidRequest, match="more than 1000 keys"):
         parse_json(json.dumps({**within, "more": 1}).encode())
+
+
+def test_what_is_in_a_string_counts_as_one_value() -> None:
+    text = '",[{\\"' * 60_000
+    assert parse_json(json.dumps([text, text]).encode()) == [text, text]
 
 
 @pytest.mark.parametrize(
