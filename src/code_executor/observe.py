@@ -20,7 +20,13 @@ from collections.abc import Mapping
 from typing import Protocol, TextIO, cast
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
@@ -59,6 +65,8 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         cache_logger_on_first_use=False,
     )
     _route_standard_library(number, out)
+    # It tells of each plugin and each look at the schema, at every start.
+    logging.getLogger("alembic").setLevel(max(number, logging.WARNING))
 
 
 def _shared_processors() -> list[Processor]:
@@ -163,6 +171,7 @@ class Metrics:
     """Every number the service reports; ``text`` is the answer of ``GET /metrics``."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series for each, which nobody asks for
         self.registry = CollectorRegistry()
         self._define_runs()
         self._define_http()

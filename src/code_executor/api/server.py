@@ -1,13 +1,18 @@
 """The server under the application: uvicorn, with clocks on what it leaves open.
 
 uvicorn bounds neither the time nor the size of a request's headers, nor how long it writes to
-somebody who does not read. ``GuardedProtocol`` adds three bounds to one connection:
+somebody who does not read, nor how many connect. ``GuardedProtocol`` adds three bounds to one
+connection:
 
 * from the connection's (or the next request's) first moment until its headers are complete:
   ``HEADER_TIMEOUT_S`` and ``MAX_HEADER_BYTES``;
 * while the peer's side is full: ``WRITE_TIMEOUT_S``, after which the connection is dropped;
 * after an answer that came before the body was read: ``MAX_UNREAD_BYTES`` are swallowed, so
   that the client sees the answer, then the connection is closed.
+
+and one to all together: past ``max_connections``, a new one takes the place of the one that has
+waited longest without a request; a crowd that only holds connections open holds nobody up, and
+leaves descriptors for the sandboxes.
 
 The bound on the body itself is the application's (``middleware.BodyGuard``), which can say so.
 """
@@ -26,6 +31,7 @@ WRITE_TIMEOUT_S = 30.0
 MAX_HEADER_BYTES = 64 * 1024
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 KEEP_ALIVE_S = 30
+MAX_CONNECTIONS = 8192
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -33,6 +39,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     header_timeout_s = HEADER_TIMEOUT_S
     write_timeout_s = WRITE_TIMEOUT_S
+    max_connections = MAX_CONNECTIONS
+    idle: dict[GuardedProtocol, None]  # of one server: without a request, longest first
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,8 +52,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._await_headers()
+        if len(self.connections) > self.max_connections:
+            next(iter(self.idle), self)._drop()
+        self.idle[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.pop(self, None)
         self._cancel_header_timer()
         self._cancel_write_timer()
         super().connection_lost(exc)
@@ -64,7 +76,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._cancel_header_timer()
+        self.idle.pop(self, None)
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:  # no other request of it waits
+            self.idle[self] = None
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -99,6 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _drop(self) -> None:
         """End the connection without waiting for a peer that does not keep up."""
+        self.idle.pop(self, None)
         self.transport.abort()
 
 
@@ -110,12 +129,18 @@ def uvicorn_config(
     shutdown_grace_s: int | None = None,
     header_timeout_s: float = HEADER_TIMEOUT_S,
     write_timeout_s: float = WRITE_TIMEOUT_S,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> uvicorn.Config:
     """How to serve ``app``: guarded, without uvicorn's own log configuration and headers."""
     protocol = type(
         "Protocol",
         (GuardedProtocol,),
-        {"header_timeout_s": header_timeout_s, "write_timeout_s": write_timeout_s},
+        {
+            "header_timeout_s": header_timeout_s,
+            "write_timeout_s": write_timeout_s,
+            "max_connections": max_connections,
+            "idle": {},
+        },
     )
     return uvicorn.Config(
         app,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -23,11 +24,13 @@ import uvicorn
 import uvloop
 
 from code_executor.api import uvicorn_config
+from code_executor.api.server import MAX_CONNECTIONS
 from code_executor.compose import Application, build
 from code_executor.config import BadSettings, Settings
 from code_executor.observe import configure_logging, get_logger
 
 BACKLOG = 2048
+MAX_DESCRIPTORS = 65_536
 ANSWERS_GRACE_S = 5
 """For the answers that are being written when the last run has ended."""
 
@@ -70,6 +73,14 @@ def serve(settings: Settings) -> None:
         settings = settings.model_copy(update={"port": port})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, bound))
+
+
+def raise_descriptor_limit() -> int:
+    """How many files this process may open from now on: what it is allowed, in reason."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -131,6 +142,7 @@ async def _listen(
             shutdown_grace_s=ANSWERS_GRACE_S,
             header_timeout_s=settings.header_timeout_s,
             write_timeout_s=settings.write_timeout_s,
+            max_connections=min(MAX_CONNECTIONS, raise_descriptor_limit() // 2),
         )
     )
     gc.collect()

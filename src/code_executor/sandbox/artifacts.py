@@ -20,6 +20,8 @@ REASONS = {
     "d": "a device",
 }
 SKIPPED_MAX = 100
+# They make a name look like another: an order of writing that is turned round, a line's end.
+DECEPTIVE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,17 @@ def _reason(entry: Entry, limits: Limits) -> str | None:
         return "a name that is not UTF-8"
     if name != printable(name):
         return "a name with control characters"
+    if "\\" in name:
+        return "a name with a backslash"  # a path to a client on Windows
     if entry.size > limits.max_artifact_bytes:
         return f"larger than max_artifact_bytes ({limits.max_artifact_bytes})"
     return None
 
 
 def printable(name: str) -> str:
-    """``name`` with control characters and lone surrogates replaced."""
+    """``name`` with control characters, deceptive ones and lone surrogates replaced."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _bad(c) else c for c in name)
 
 
 def _bad(character: str) -> bool:
-    return unicodedata.category(character) in {"Cc", "Cs"}
+    return character in DECEPTIVE or unicodedata.category(character) in {"Cc", "Cs"}

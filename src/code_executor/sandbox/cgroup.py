@@ -277,7 +277,8 @@ class Tree:
                     _enable(path)
             except OSError as error:
                 raise HostUnfit(
-                    f"cannot make a control group in {base}: {error.strerror}", fix=_delegate(base)
+                    f"cannot make a control group in {base}: {error.strerror}",
+                    fix=_delegate(base, self.version),
                 ) from error
 
     def group(self, name: str) -> Group:
@@ -303,9 +304,11 @@ class Tree:
         self._locks.clear()
 
 
-def _delegate(base: Path) -> str:
+def _delegate(base: Path, version: int) -> str:
     if os.geteuid() == 0:
         return f"mount -o remount,rw {base}"
+    if version == 1:  # which can be delegated to nobody
+        return "run as root, or boot with systemd.unified_cgroup_hierarchy=1 (cgroup v2)"
     return "systemd-run --user --scope -p Delegate=yes code-executor serve"
 
 
@@ -335,7 +338,7 @@ def _leave(own: Path) -> None:
     except OSError as error:
         raise HostUnfit(
             f"the control group {own} is not delegated to this user: {error.strerror}",
-            fix=_delegate(own),
+            fix=_delegate(own, 2),
         ) from error
 
 

@@ -15,14 +15,20 @@ from code_executor.api import uvicorn_config
 from code_executor.api.server import MAX_HEADER_BYTES
 from code_executor.model import MIB
 
+MAX_CONNECTIONS = 20
 SERVER_S = 10.0
 """How long a test waits for the server to do something."""
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[int]:
+async def served(app: FastAPI, header_timeout_s: float = 0.4) -> AsyncIterator[int]:
     config = uvicorn_config(
-        app, host="127.0.0.1", port=0, header_timeout_s=0.4, write_timeout_s=0.4
+        app,
+        host="127.0.0.1",
+        port=0,
+        header_timeout_s=header_timeout_s,
+        write_timeout_s=0.4,
+        max_connections=MAX_CONNECTIONS,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -173,3 +179,21 @@ async def test_a_signed_query_is_in_no_log_line(port: int, log: io.StringIO) -> 
     )
     assert "/v1/files/f" in log.getvalue()
     assert "s3cret" not in log.getvalue()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /v1/hea", b"GET /v1/runs HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_a_crowd_of_idle_connections_shuts_nobody_out(app: FastAPI, said: bytes) -> None:
+    health = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with served(app, header_timeout_s=SERVER_S) as port:
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
+        for reader, writer in crowd:
+            writer.write(said)
+            if said.endswith(b"\r\n\r\n"):
+                await reader.readuntil(b"\r\n\r\n")
+        assert b"HTTP/1.1 200" in await talk(port, health)
+        first, last = crowd[0][0], crowd[-1][0]
+        async with asyncio.timeout(SERVER_S):
+            await first.read()  # the one that waited longest had to go
+        assert not last.at_eof()
+        for _, writer in crowd:
+            writer.close()

@@ -69,6 +69,9 @@ def test_the_order_of_the_listing_does_not_matter(listed: list[Entry]) -> None:
         (file(b"a\nb"), "a name with control characters"),
         (file(b"a\x00b"), "a name with control characters"),
         (file("\u009b".encode()), "a name with control characters"),
+        (file("\u202egnp.exe".encode()), "a name with control characters"),
+        (file("a\u2028b".encode()), "a name with control characters"),
+        (file(b"..\\..\\a"), "a name with a backslash"),
         (file(b"a", size=101), "larger than max_artifact_bytes (100)"),
     ],
 )
