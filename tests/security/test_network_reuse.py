@@ -70,6 +70,15 @@ LEAVING = {
         except OSError: pass
         os._exit(0)
     """,
+    "sockets that hold each other, in a circle": """
+        import socket
+        name = socket.socket(socket.AF_UNIX); name.bind("\\0left"); name.listen()
+        port = socket.create_server(("127.0.0.1", 4713))
+        pairs = [socket.socketpair() for _ in range(30)]
+        for here, there in pairs:
+            fds = [here.fileno(), there.fileno(), name.fileno(), port.fileno()]
+            socket.send_fds(here, [b"x"], fds)
+    """,
     "nothing": "",
 }
 

@@ -161,7 +161,13 @@ def vanish() -> None:
 
 
 def install() -> None:
-    """Warm up, disappear, and leave the hook."""
+    """Warm up, disappear, and leave the hook.
+
+    Raises:
+        ImportError: an interpreter that this was never tried with; its runs start cold.
+    """
+    if sys.version_info < (3, 10):  # noqa: UP036 - the interpreter of programs, not of the service
+        raise ImportError("needs Python 3.10")
     warm_up()
     vanish()
     WARM.update(sys.modules)
