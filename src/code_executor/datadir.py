@@ -64,18 +64,27 @@ class DataDirectory:
         """The key of signed links, made at the first call and kept, mode 0600.
 
         Raises:
-            HostUnfit: the file cannot be read or written, or holds no key.
+            HostUnfit: the file cannot be read or written, holds no key, or others may read it.
         """
         path = self.path / SIGNING_KEY
         try:
             if not path.exists():
                 _create_private(path, new_key(secrets.token_bytes(32)))
+            _refuse_shared(path)
             return parse_signing_keys(path.read_text())
         except (OSError, ValueError) as exc:
             raise HostUnfit(
                 f"The signing key {path} cannot be used: {exc}",
                 fix="set SIGNING_KEY, or remove the file to have a new one made",
             ) from None
+
+
+def _refuse_shared(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        raise HostUnfit(
+            f"The signing key {path} can be read by others than its owner.",
+            fix=f"chmod 600 {path}, or remove it to have a new one made",
+        )
 
 
 def _create_private(path: Path, text: str) -> None:

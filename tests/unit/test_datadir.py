@@ -45,6 +45,14 @@ def test_the_signing_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["signing.key"]
 
 
+@pytest.mark.parametrize("bits", [0o640, 0o604])
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path, bits: int) -> None:
+    DataDirectory(tmp_path).signing_keys()
+    (tmp_path / "signing.key").chmod(bits)
+    with pytest.raises(HostUnfit, match="by others"):
+        DataDirectory(tmp_path).signing_keys()
+
+
 def test_each_directory_has_its_own_key(tmp_path: Path) -> None:
     first = DataDirectory(tmp_path / "1").signing_keys()
     assert DataDirectory(tmp_path / "2").signing_keys() != first
@@ -53,6 +61,7 @@ def test_each_directory_has_its_own_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "short"])
 def test_a_damaged_key_is_refused_and_not_replaced(tmp_path: Path, text: str) -> None:
     (tmp_path / "signing.key").write_text(text)
+    (tmp_path / "signing.key").chmod(0o600)
     with pytest.raises(HostUnfit, match="signing key") as caught:
         DataDirectory(tmp_path).signing_keys()
     assert "SIGNING_KEY" in caught.value.fix

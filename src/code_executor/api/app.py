@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from code_executor import __version__
+from code_executor.api.answers import AnswerGuard
 from code_executor.api.config import EdgeConfig
 from code_executor.api.endpoint import DirectRoute, Endpoint, error_example
 from code_executor.api.errors import error_answer, json_answer
@@ -98,6 +99,7 @@ def _middleware(
         Middleware(ErrorShape),
         Middleware(Authenticate, keys=keys),
         Middleware(RateLimit, limiter=limiter, metrics=metrics, monotonic=clock.monotonic),
+        Middleware(AnswerGuard),
         Middleware(
             BodyGuard,
             caps=caps,

@@ -6,6 +6,7 @@
 ``ErrorShape``    turns whatever is raised further in into the one error body.
 ``Authenticate``  bearer token → principal, before a byte of the body is read.
 ``RateLimit``     takes a token from the key's bucket for what creates something.
+``AnswerGuard``   counts what a tenant has not read of its answers (:mod:`.answers`).
 ``BodyGuard``     counts the body while it is read: size, time, and memory over all requests.
 
 All are plain ASGI callables: no task, queue or thread between the server and a handler. What
