@@ -171,7 +171,8 @@ class Metrics:
     """Every number the service reports; ``text`` is the answer of ``GET /metrics``."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series for each, which nobody asks for
+        # A second series for each, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.registry = CollectorRegistry()
         self._define_runs()
         self._define_http()

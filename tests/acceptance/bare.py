@@ -95,7 +95,7 @@ def _execute(
             capture_output=True,
             timeout=timeout,
             start_new_session=True,
-            preexec_fn=_no_core,
+            preexec_fn=_before_exec,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
     if str(SCRIPT).encode() in done.stderr:
@@ -110,6 +110,9 @@ def _prefix() -> list[str]:
     return [unshare, *private, "--mount", "--propagation", "private", "/bin/sh", str(SCRIPT)]
 
 
-def _no_core() -> None:
-    """A core file would be written into the program's directory."""
+def _before_exec() -> None:
+    """No core file in the program's directory; its streams are its own, as a shell's user's are."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.geteuid() == 0:
+        for stream in range(3):
+            os.fchown(stream, NOBODY, NOBODY)

@@ -313,6 +313,12 @@ class Zygote:
         ended.register(self._pidfd, select.POLLIN)
         return not ended.poll(0)
 
+    async def ended(self, within_s: float) -> bool:
+        """Whether it has ended, or does so in a moment: its descriptors close a little before."""
+        if self.alive:
+            await asyncio.sleep(within_s)
+        return not self.alive
+
     def words(self) -> str:
         """What it has written on standard error since last asked (its own, not a program's)."""
         try:

@@ -48,6 +48,7 @@ from code_executor.sandbox.uids import UidPairs, subordinate
 
 log = structlog.get_logger(__name__)
 
+DEATH_S = 0.1  # from a helper's closed descriptors to its end
 NETWORKS_MAX = 256  # kept to be used again
 OLDEST_KERNEL = (5, 12)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
@@ -175,7 +176,7 @@ class NativeBackend:
         try:
             return await self._prepare(flavour, zygote)
         except SandboxUnavailable:
-            if self.launcher.alive and (zygote is None or zygote.alive):
+            if self.launcher.alive and (zygote is None or not await zygote.ended(DEATH_S)):
                 raise
         # A helper has died, and this request was the one to notice: once more, with a new one.
         await self._ensure_launcher()

@@ -335,15 +335,27 @@ static int drop_oom_shield(void)
 
 /* ── the process ──────────────────────────────────────────────────────────────────────────── */
 
+/* Programs inherit what is ignored here: of whoever started the service, and of the ground process,
+ * which was Python. By the bare call, because libc does not let go of the signals it uses itself. */
+static void default_signals(void)
+{
+    struct {
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } plain = {0};
+    for (int number = 1; number <= 64; number++)
+        (void)syscall(SYS_rt_sigaction, number, &plain, NULL, sizeof plain.mask);
+}
+
 int main(void)
 {
     struct filter filter = {NULL, 0};
     struct request r = {.bytes = malloc(REQUEST_MAX)};
     /* Children are watched through their pidfds and channels; nobody waits for them here. */
     struct sigaction ignore = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
-    /* The ground process was Python, which ignores these two; programs inherit what we have. */
-    signal(SIGPIPE, SIG_DFL);
-    signal(SIGXFSZ, SIG_DFL);
+    default_signals();
     /* With it the capabilities outlast the changes of user in clone_sandbox(). */
     if (die_with_service() < 0 || prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
         return 1;

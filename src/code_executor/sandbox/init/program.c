@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -48,13 +49,22 @@ static int pipe_with(int *near, int *far, int near_writes)
     return fcntl(*near, F_SETFL, O_NONBLOCK | (near_writes ? O_WRONLY : O_RDONLY));
 }
 
+/* The program's standard streams belong to it, so that it can open /dev/stdout. */
+static int stream_pipes(struct program *p, struct far_ends *far)
+{
+    setfsuid(PROGRAM_UID);
+    int failed = pipe_with(&p->in, &far->in, 1) < 0 || pipe_with(&p->out, &far->out, 0) < 0 ||
+                 pipe_with(&p->err, &far->err, 0) < 0;
+    setfsuid(0);
+    return failed ? -1 : 0;
+}
+
 const char *program_pipes(struct program *p, struct far_ends *far, int warm, int zygote)
 {
     int pair[2];
     *p = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
     *far = (struct far_ends){-1, -1, -1, -1, -1};
-    if (pipe_with(&p->in, &far->in, 1) < 0 || pipe_with(&p->out, &far->out, 0) < 0 ||
-        pipe_with(&p->err, &far->err, 0) < 0)
+    if (stream_pipes(p, far) < 0)
         return "pipes";
     if (zygote && pipe_with(&p->ending, &far->ending, 0) < 0)
         return "ending pipe";
