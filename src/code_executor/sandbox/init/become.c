@@ -59,11 +59,22 @@ static const struct {
     {RLIMIT_RTPRIO, 0, 0},
 };
 
+static rlim_t at_most(rlim_t wanted, rlim_t most)
+{
+    return wanted < most ? wanted : most;
+}
+
 static const char *set_limits(uint32_t processes)
 {
     for (size_t i = 0; i < sizeof LIMITS / sizeof *LIMITS; i++) {
-        struct rlimit limit = {LIMITS[i].soft, LIMITS[i].hard};
-        if (setrlimit((__rlimit_resource_t)LIMITS[i].resource, &limit) < 0)
+        __rlimit_resource_t resource = (__rlimit_resource_t)LIMITS[i].resource;
+        struct rlimit now;
+        /* A host may allow the service less than we would give; nobody here may raise that. */
+        if (getrlimit(resource, &now) < 0)
+            return "rlimit";
+        struct rlimit limit = {at_most(LIMITS[i].soft, now.rlim_max),
+                               at_most(LIMITS[i].hard, now.rlim_max)};
+        if (setrlimit(resource, &limit) < 0)
             return "rlimit";
     }
     /* Per (uid, user namespace), and the uid is this run's alone; the pids cgroup bounds it too. */
