@@ -32,7 +32,7 @@ PREFIX = "code-executor-"
 CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
 SOCKETS_V1_BYTES = 32 * 1024 * 1024  # beside the memory limit; plenty for a client and a server
-_USAGE = "/cpuacct.usage"
+RESIDUE_MAX_BYTES = 512 * 1024  # still charged when a sandbox is gone: batches, freed later
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +101,6 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _read(path: str) -> str:
-    """A control file; all those read here are far shorter than a page."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 4096).decode()
-    finally:
-        os.close(fd)
-
-
 def _fields(text: str) -> dict[str, int]:
     """A flat-keyed file: a name and a number a line."""
     pairs = (line.split() for line in text.splitlines())
@@ -119,25 +110,29 @@ def _fields(text: str) -> dict[str, int]:
 class Group:
     """One sandbox's cgroup. Methods are a few small file operations each and do not block long.
 
-    They are in the way of every run, so they use plain strings and descriptors, not ``Path``.
+    They are in the way of every run, so they use plain strings and descriptors that stay open,
+    not ``Path``. A group whose sandbox is gone can serve another (:meth:`recycle`): making and
+    removing the directories of a group costs more than all else that is done with it.
     """
 
     def __init__(self, mounts: Mounts, paths: dict[str, Path]) -> None:
         self._v2 = mounts.version == 2
         self._paths = {controller: str(path) for controller, path in paths.items()}
         self._distinct = tuple(dict.fromkeys(self._paths.values()))
-        self._cpu_fd = -1
+        self._fds: dict[str, int] = {}
         self._limits = (0, 0)
+        self.made = False
 
     def make(self, *, memory_bytes: int, processes: int) -> None:
-        """Create the directories and set the limits."""
-        for path in self._distinct:
-            os.mkdir(path)
+        """Create the directories, unless this one is used again, and set the limits."""
+        if not self.made:
+            for path in self._distinct:
+                os.mkdir(path)
+            self.made = True
+            if not self._v2:
+                self._limit_sockets_v1()
         self.limit(memory_bytes=memory_bytes, processes=processes)
-        if not self._v2:
-            self._limit_sockets_v1()
-        name = f"{self._paths['cpu']}/cpu.stat" if self._v2 else self._paths["cpuacct"] + _USAGE
-        self._cpu_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        self.cpu_us()  # its file stays open: it is read often
 
     def limit(self, *, memory_bytes: int, processes: int) -> None:
         """Set the limits; swap is none. May be called again to change them.
@@ -176,6 +171,15 @@ class Group:
             path = f"{self._paths['memory']}/memory.kmem.tcp.limit_in_bytes"
             _write(path, str(SOCKETS_V1_BYTES))
 
+    def _fd(self, controller: str, name: str, flags: int = os.O_RDONLY) -> int:
+        """A control file's descriptor, opened when first asked for."""
+        if name not in self._fds:
+            self._fds[name] = os.open(f"{self._paths[controller]}/{name}", flags | os.O_CLOEXEC)
+        return self._fds[name]
+
+    def _see(self, controller: str, name: str) -> str:
+        return os.pread(self._fd(controller, name), 4096, 0).decode()
+
     def procs(self) -> list[int]:
         """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
         return [
@@ -184,21 +188,29 @@ class Group:
 
     def cpu_us(self) -> int:
         """CPU time of all processes that ever were in it, microseconds."""
-        text = os.pread(self._cpu_fd, 512, 0)
         if not self._v2:
-            return int(text) // 1000
-        return _fields(text.decode())["usage_usec"]
+            return int(self._see("cpuacct", "cpuacct.usage")) // 1000
+        return _fields(self._see("cpu", "cpu.stat"))["usage_usec"]
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has ended here for memory."""
+        """How many processes the kernel has ever ended here for memory."""
         name = "memory.events" if self._v2 else "memory.oom_control"
-        return _fields(_read(f"{self._paths['memory']}/{name}")).get("oom_kill", 0)
+        return _fields(self._see("memory", name)).get("oom_kill", 0)
+
+    def _peak(self) -> int:
+        """The file of the highest use; writing to it makes that the present use."""
+        name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
+        try:
+            return self._fd("memory", name, os.O_RDWR)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a kernel that cannot reset it
+            return self._fd("memory", name)
 
     def peak_bytes(self) -> int | None:
         """The highest memory use so far; ``None`` on v2 before Linux 5.19."""
-        name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
         try:
-            return int(_read(f"{self._paths['memory']}/{name}"))
+            return int(os.pread(self._peak(), 64, 0))
         except FileNotFoundError:
             return None
 
@@ -221,11 +233,32 @@ class Group:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def empty(self) -> bool:
+        """Whether no process, not even one that waits to be reaped, is in it."""
+        return not self.made or int(self._see("pids", "pids.current")) == 0
+
+    def recycle(self) -> bool:
+        """Make an empty group as good as new for another sandbox; ``False``: it must be removed.
+
+        Its counters either start again (the peak) or are read as differences (``watch.py``). That
+        needs a kernel whose peak can be reset (v1; v2 since Linux 6.12), and that the last run
+        left next to nothing charged: what lingers would count against the next.
+        """
+        used = "memory.current" if self._v2 else "memory.usage_in_bytes"
+        try:
+            if int(self._see("memory", used)) > RESIDUE_MAX_BYTES:
+                return False
+            return os.write(self._peak(), b"0") == 1
+        except OSError:
+            return False
+
     def remove(self) -> bool:
-        """Remove the directories; ``False`` when something is still in one of them."""
-        if self._cpu_fd >= 0:
-            os.close(self._cpu_fd)
-            self._cpu_fd = -1
+        """Remove the directories; ``False`` when something is still in one of them.
+
+        The kernel may take milliseconds for it: not for the event loop.
+        """
+        while self._fds:
+            os.close(self._fds.popitem()[1])
         gone = True
         for path in self._distinct:
             try:
@@ -234,6 +267,7 @@ class Group:
                 continue
             except OSError:
                 gone = False
+        self.made = self.made and not gone
         return gone
 
 

@@ -10,8 +10,9 @@ Theory of operation. The processes::
 ``prepare`` takes two user ids, makes the cgroup, has the launcher clone init into fresh namespaces
 and, where the flavour has a zygote, has that fork an interpreter into them. ``run`` hands the plan
 to init and keeps the clock, the counters and the verdict on this side (watch.py). ``destroy`` kills
-PID 1, with which the kernel ends everything in the pid namespace, waits until it is gone, removes
-the cgroup and gives the user ids back.
+PID 1, with which the kernel ends everything in the pid namespace, waits until it is gone, and gives
+the user ids, the network namespace and the cgroup back; the latter two serve again if they are as
+good as new.
 
 A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``.
 Everything ends with the service: each helper dies when its channel does.
@@ -39,7 +40,7 @@ from code_executor.plan import default_env
 from code_executor.sandbox import launcher as launching
 from code_executor.sandbox import probes, seccomp
 from code_executor.sandbox.build import binaries
-from code_executor.sandbox.cgroup import Tree
+from code_executor.sandbox.cgroup import Group, Tree
 from code_executor.sandbox.ground import Instructions
 from code_executor.sandbox.launcher import Launcher, SandboxRequest, Zygote, environment
 from code_executor.sandbox.native_sandbox import NativeSandbox
@@ -49,7 +50,7 @@ from code_executor.sandbox.uids import UidPairs, subordinate
 log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
-NETWORKS_MAX = 256  # kept to be used again
+SPARE_MAX = 256  # network namespaces, and groups, kept to be used again
 OLDEST_KERNEL = (5, 12)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 AHEAD = ("node.js", "ruby.rb", "php.php")
@@ -92,6 +93,7 @@ class NativeBackend:
         self._zygotes: dict[str, Zygote] = {}
         self._live: dict[str, NativeSandbox] = {}
         self._networks: deque[int] = deque()
+        self._groups: deque[Group] = deque()
         self._count = 0
         self._statuses: Sequence[LanguageStatus] | None = None
         self._launcher: Launcher | None = None
@@ -205,7 +207,7 @@ class NativeBackend:
         uids = self._uids.take()
         self._count += 1
         sandbox_name = f"sandbox-{self._count}"
-        group = self._tree.group(sandbox_name)
+        group = self._groups.popleft() if self._groups else self._tree.group(sandbox_name)
         sandbox = NativeSandbox(name, group, sandbox_name, partial(self._forget, uids))
         self._live[sandbox_name] = sandbox
         request = self._request(name, uids, zygote)
@@ -257,10 +259,12 @@ class NativeBackend:
         """A sandbox is gone. Where something of it is left, no other run ever gets its ids."""
         self._live.pop(sandbox.name, None)
         if sandbox.network is not None:
-            if clean and len(self._networks) < NETWORKS_MAX:
+            if clean and len(self._networks) < SPARE_MAX:
                 self._networks.append(sandbox.network)
             else:
                 os.close(sandbox.network)
+        if sandbox.group.made and clean:
+            self._groups.append(sandbox.group)
         if clean and self._uids is not None:
             self._uids.give_back(uids)
 
@@ -277,6 +281,8 @@ class NativeBackend:
             os.close(self._networks.pop())
         if self._launcher is not None:
             await self._launcher.close()
+        while self._groups:
+            self._groups.pop().remove()
         if self._tree is not None:
             self._tree.close()
         if self._uids is not None:

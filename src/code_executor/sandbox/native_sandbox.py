@@ -52,14 +52,15 @@ class NativeSandbox:
     """One sandbox: its init and its cgroup.
 
     ``on_gone`` is called once when it has been destroyed, with whether nothing of it is left; the
-    receiver then owns :attr:`network`, a descriptor of the network namespace it had.
+    receiver then owns :attr:`network`, a descriptor of the network namespace it had, and
+    :attr:`group`, which is either as good as new or removed (``group.made``).
     """
 
     def __init__(
         self, flavour: str, group: Group, name: str, on_gone: Callable[[NativeSandbox, bool], None]
     ) -> None:
         self._flavour = flavour
-        self._group = group
+        self.group = group
         self._on_gone = on_gone
         self._destroying: asyncio.Task[None] | None = None
         self._spawned: Spawned | None = None
@@ -94,8 +95,8 @@ class NativeSandbox:
             SandboxUnavailable: a step failed; the caller destroys what there is.
         """
         self._warm = request.warm != WARM_NONE
-        self._group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
-        procs = self._group.procs()
+        self.group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
+        procs = self.group.procs()
         try:
             spawned = await launcher.sandbox(request, procs, network)
             self._spawned = spawned
@@ -115,7 +116,7 @@ class NativeSandbox:
         session = self._session
         if session is None or session.closed:
             raise SandboxUnavailable("the sandbox died before its run", step="start")
-        watch = Watch(self._group, plan.limits, self._stop)
+        watch = Watch(self.group, plan.limits, self._stop)
         session.on_began = watch.began
         session.on_ended = watch.ended
         session.on_flood = lambda: watch.decide(FLOOD)
@@ -143,7 +144,7 @@ class NativeSandbox:
         """
         memory = plan.limits.memory_mb * MIB
         try:
-            self._group.limit(memory_bytes=memory, processes=plan.processes + OWN_PROCESSES)
+            self.group.limit(memory_bytes=memory, processes=plan.processes + OWN_PROCESSES)
         except SandboxUnavailable:
             watch.decide(OOM)
             raise
@@ -246,7 +247,7 @@ class NativeSandbox:
         )
 
     def _peak_mb(self, progress: _Progress) -> int:
-        peak = self._group.peak_bytes()
+        peak = self.group.peak_bytes()
         if peak is None:
             peak = progress.ended.maxrss_kb * 1024 if progress.ended else 0
         return -(-peak // MIB)
@@ -265,7 +266,7 @@ class NativeSandbox:
             self._session.close()
         if self._spawned is not None:
             await self._end_processes(self._spawned)
-        self._on_gone(self, await self._remove_group())
+        self._on_gone(self, await self._leave_group())
 
     async def _end_processes(self, spawned: Spawned) -> None:
         self._kill()
@@ -278,17 +279,17 @@ class NativeSandbox:
         self.network = spawned.network
         self._spawned = None
 
-    async def _remove_group(self) -> bool:
+    async def _leave_group(self) -> bool:
         """The cgroup empties a moment after the last process is reaped."""
         deadline = time.monotonic() + REMOVE_TIMEOUT_S
         pause = 0.001
-        while not self._group.remove():
+        while not self.group.empty():
             if time.monotonic() > deadline:
                 return False
-            self._group.kill()
+            self.group.kill()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.1)
-        return True
+        return self.group.recycle() or await asyncio.to_thread(self.group.remove)
 
 
 class _Progress:
