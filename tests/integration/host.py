@@ -88,10 +88,10 @@ def descriptors() -> int:
 
 
 def groups(backend: NativeBackend) -> set[str]:
-    """The control groups of sandboxes that there are."""
+    """The control groups of sandboxes that there are; not those that wait to serve again."""
     tree = backend._tree
     assert tree is not None
-    return tree.names()
+    return tree.names() - {Path(group.path).name for group in backend._groups}
 
 
 async def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:

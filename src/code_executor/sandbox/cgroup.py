@@ -123,6 +123,11 @@ class Group:
         self._limits = (0, 0)
         self.made = False
 
+    @property
+    def path(self) -> str:
+        """Its directory in the first hierarchy."""
+        return self._distinct[0]
+
     def make(self, *, memory_bytes: int, processes: int) -> None:
         """Create the directories, unless this one is used again, and set the limits."""
         if not self.made:

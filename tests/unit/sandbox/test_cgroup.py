@@ -27,13 +27,16 @@ FILES: dict[str, dict[str, str]] = {
         "memory.limit_in_bytes": "",
         "memory.memsw.limit_in_bytes": "",
         "memory.max_usage_in_bytes": "4096\n",
+        "memory.usage_in_bytes": "4096\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
     },
-    "pids": {"cgroup.procs": "", "pids.max": ""},
+    "pids": {"cgroup.procs": "", "pids.max": "", "pids.current": "0\n"},
     "cpuacct": {"cgroup.procs": "", "cpuacct.usage": "1234567\n"},
     "unified": {
         "cgroup.procs": "",
         "pids.max": "",
+        "pids.current": "0\n",
+        "memory.current": "4096\n",
         "memory.max": "",
         "memory.swap.max": "",
         "memory.oom.group": "",
@@ -79,6 +82,7 @@ class Layout:
             os.mkdir(top)
         mounts = Mounts(version, dict(self._tops))
         self.group = Group(mounts, {name: top / "box" for name, top in self._tops.items()})
+        self.same = Group(mounts, {name: top / "box" for name, top in self._tops.items()})
 
     def make(self) -> Group:
         self.group.make(memory_bytes=1 << 20, processes=5)
@@ -151,7 +155,54 @@ def test_a_memory_limit_that_cannot_be_set_is_a_failure(v1: Layout) -> None:
 
 def test_a_name_taken_already_is_not_taken_over(layout: Layout) -> None:
     with pytest.raises(FileExistsError):
-        layout.group.make(memory_bytes=1, processes=1)
+        layout.same.make(memory_bytes=1, processes=1)
+
+
+# ── serving again ──
+
+
+def _used(layout: Layout) -> Path:
+    return layout.file("memory.usage_in_bytes" if layout.version == 1 else "memory.current")
+
+
+def _peak(layout: Layout) -> Path:
+    return layout.file("memory.max_usage_in_bytes" if layout.version == 1 else "memory.peak")
+
+
+def test_an_empty_group_serves_again_with_a_peak_of_its_own(layout: Layout) -> None:
+    assert layout.group.recycle()
+    assert _peak(layout).read_text().startswith("0")
+    layout.group.make(memory_bytes=9, processes=4)
+    assert layout.file("pids.max").read_text().startswith("4")
+
+
+def test_a_group_that_is_still_charged_for_much_does_not_serve_again(layout: Layout) -> None:
+    _used(layout).write_text(f"{cgroup.RESIDUE_MAX_BYTES + 1}\n")
+    assert not layout.group.recycle()
+
+
+def test_a_group_whose_peak_cannot_be_reset_does_not_serve_again(
+    v2: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v2.make()
+    opened = os.open
+
+    def refuse(path: str, flags: int) -> int:
+        if path.endswith("memory.peak") and flags & os.O_RDWR:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert v2.group.peak_bytes() == 4096
+    assert not v2.group.recycle()
+    assert v2.group.remove()
+
+
+def test_a_group_with_a_process_in_it_is_not_empty(layout: Layout) -> None:
+    assert layout.group.empty()
+    layout.file("pids.current").write_text("1\n")
+    assert not layout.group.empty()
+    layout.file("pids.current").write_text("0\n")
 
 
 # ── counters ──

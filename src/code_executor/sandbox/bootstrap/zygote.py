@@ -23,13 +23,8 @@ import types
 HERE = "/opt/ahead/python"
 OWN = ("PYTHONPATH", "CE_PRELOAD")
 MAIN = "/work/main.py"
-SAMPLE = """
-class A:
-    def f(self, x): return [str(i) for i in x]
-try: A().f(range(9)), 1/0
-except ZeroDivisionError: pass
-"""
 WARM: set[str] = set()
+USUAL_JOB = bytearray()  # no arguments, and the environment that is there already
 SPECIAL = {"sys", "builtins", "__main__"}
 OBJECTS_MAX = 5000
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, by a class statement above all
@@ -66,15 +61,24 @@ def warm_up() -> None:
 
 
 def touch() -> None:
-    """In a child, before its job: what a fork shares wrongly; pages all programs write."""
+    """In a child, before its job: what a fork shares wrongly, and a clean ``__main__``."""
     numpy_random = sys.modules.get("numpy.random")  # random itself reseeds after a fork
     if numpy_random is not None:
         numpy_random.seed()
-    exec(compile(SAMPLE, "<sample>", "exec"), {})  # noqa: S102 - our own constant
+    sys.path_hooks.remove(HOOK)
+    sys.path.insert(0, "/work")
+    main = type(sys)("__main__")  # a new one: the old one is frozen, and would never be collected
+    main.__loader__ = LOADER("__main__", MAIN)
+    main.__dict__.update(
+        __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
+    )
+    sys.modules["__main__"] = main
 
 
 def begin(job: bytes) -> None:
-    """Arguments and environment of the run (``init/init.c``, release), and a clean ``__main__``."""
+    """Arguments and environment of the run (``init/init.c``, release)."""
+    if job == USUAL_JOB:  # to look at each variable would copy the pages they are on
+        return
     parts = os.fsdecode(job).split("\0")[:-1]
     count = int(parts[0])
     sys.argv[1:] = parts[1 : 1 + count]
@@ -85,14 +89,6 @@ def begin(job: bytes) -> None:
     for name, value in wanted.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
-    sys.path_hooks.remove(HOOK)
-    sys.path.insert(0, "/work")
-    main = type(sys)("__main__")  # a new one: the old one is frozen, and would never be collected
-    main.__loader__ = LOADER("__main__", MAIN)
-    main.__dict__.update(
-        __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
-    )
-    sys.modules["__main__"] = main
 
 
 def end() -> int:
@@ -118,7 +114,7 @@ def nothing_to_tear_down() -> bool:
 
     Judged for a small program with the modules that were warm; any other is torn down in full.
     """
-    if sys.modules.keys() - WARM - SPECIAL:
+    if not MODULES_UNCHANGED():
         return False
     objects = gc.get_objects()
     return (
@@ -170,6 +166,8 @@ def install() -> None:
         raise ImportError("needs Python 3.10")
     warm_up()
     vanish()
+    variables = (name + b"=" + value for name, value in os.environb.items())
+    USUAL_JOB.extend(b"".join(part + b"\0" for part in (b"0", *variables)))
     WARM.update(sys.modules)
     WARM.difference_update(SPECIAL)
     functions = (ctypes.py_object(function) for function in (touch, begin, end))
@@ -182,6 +180,9 @@ def install() -> None:
 LIBRARY = ctypes.PyDLL(HERE + "/zygote.so")
 HOOK = LIBRARY.cpython_main
 HOOK.argtypes, HOOK.restype = [ctypes.py_object], ctypes.py_object
+MODULES_UNCHANGED = (
+    LIBRARY.cpython_modules_unchanged
+)  # made here: a new object counts as the program's
 INCREF = ctypes.pythonapi.Py_IncRef
 INCREF.argtypes = [ctypes.py_object]
 LOADER = sys.modules["_frozen_importlib_external"].SourceFileLoader

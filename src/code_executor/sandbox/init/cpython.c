@@ -29,7 +29,7 @@ typedef struct object PyObject;
 struct compiler_flags {
     int flags, feature_version;
 };
-enum { FILE_INPUT = 257, PRINT_RAW = 1, EXIT_NOT_FLUSHED = 120 };
+enum { FILE_INPUT = 257, PRINT_RAW = 1, EXIT_NOT_FLUSHED = 120, MODULES_MAX = 4096 };
 
 extern PyObject *PyExc_SystemExit, *PyExc_KeyboardInterrupt;
 extern PyObject _Py_NoneStruct, PyLong_Type;
@@ -37,7 +37,8 @@ extern void PyOS_BeforeFork(void), PyOS_AfterFork_Parent(void), PyOS_AfterFork_C
 extern PyObject *PyBytes_FromStringAndSize(const char *bytes, ssize_t size);
 extern PyObject *PyObject_CallFunctionObjArgs(PyObject *callable, ...);
 extern PyObject *PyObject_GetAttrString(PyObject *object, const char *name);
-extern PyObject *PyImport_AddModule(const char *name);
+extern PyObject *PyImport_AddModule(const char *name), *PyImport_GetModuleDict(void);
+extern int PyDict_Next(PyObject *dict, ssize_t *at, PyObject **key, PyObject **value);
 extern PyObject *PyModule_GetDict(PyObject *module);
 extern int PyDict_DelItemString(PyObject *dict, const char *key);
 extern int PyDict_SetItemString(PyObject *dict, const char *key, PyObject *value);
@@ -68,6 +69,12 @@ static struct {
     PyObject *end;   /* () -> how much of the interpreter's end is needed, enum rest */
     int minor;       /* of the interpreter's version */
 } python;
+/* sys.modules when the zygote was warm, in its order: compared by address, since to count a
+ * reference in each key would copy half of the pages that are shared with the zygote. */
+static struct {
+    PyObject *name, *module;
+} warm[MODULES_MAX];
+static size_t warm_count;
 static struct stat streams[3];
 static PyObject *standard[2]; /* sys.stdout and sys.stderr */
 static int exit_code;
@@ -81,6 +88,29 @@ void cpython_setup(PyObject *touch, PyObject *begin, PyObject *end, int minor)
     Py_IncRef(touch);
     Py_IncRef(begin);
     Py_IncRef(end);
+}
+
+static void remember_modules(void)
+{
+    ssize_t at = 0;
+    warm_count = 0;
+    while (warm_count < MODULES_MAX && PyDict_Next(PyImport_GetModuleDict(), &at,
+                                                   &warm[warm_count].name, &warm[warm_count].module))
+        warm_count++;
+}
+
+/* Whether sys.modules holds what it held then and nothing else, but for another __main__. */
+int cpython_modules_unchanged(void)
+{
+    ssize_t at = 0;
+    size_t i = 0;
+    PyObject *name, *module, *main = PyImport_AddModule("__main__");
+    while (PyDict_Next(PyImport_GetModuleDict(), &at, &name, &module)) {
+        if (i == warm_count || name != warm[i].name || (module != warm[i].module && module != main))
+            return 0;
+        i++;
+    }
+    return i == warm_count;
 }
 
 static _Noreturn void give_up(void)
@@ -273,6 +303,7 @@ PyObject *cpython_main(PyObject *path)
     };
     char *job;
     (void)path;
+    remember_modules(); /* only now: importing puts a module at the end once more when it is done */
     if (zygote_serve(&HOOKS) < 0) {
         fputs("zygote: cannot serve\n", stderr);
         _exit(1);
