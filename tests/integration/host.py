@@ -82,9 +82,9 @@ def inits() -> list[Process]:
     return [child for child in children(launcher().pid) if child.first_inside]
 
 
-def descriptors() -> int:
-    """How many this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+def descriptors(backend: NativeBackend) -> int:
+    """How many this process has open, without those of groups that wait to serve again."""
+    return len(os.listdir("/proc/self/fd")) - sum(len(group._fds) for group in backend._groups)
 
 
 def groups(backend: NativeBackend) -> set[str]:

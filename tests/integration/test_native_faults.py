@@ -137,7 +137,7 @@ async def test_launchers_that_died_leave_no_descriptor(backend: NativeBackend) -
     for _ in range(4):
         await launcher().end()
         await carry_out(backend, HELLO)
-        open_then.append(descriptors())
+        open_then.append(descriptors(backend))
     assert open_then[-1] <= open_then[0]
 
 
@@ -222,7 +222,7 @@ async def test_cancelling_a_run_ends_the_program(backend: NativeBackend) -> None
 async def test_cancelling_a_preparation_at_any_moment_leaves_nothing(
     backend: NativeBackend,
 ) -> None:
-    before = descriptors()
+    before = descriptors(backend)
     for step in range(40):
         task = asyncio.ensure_future(backend.prepare(("python", "node", "go")[step % 3]))
         await asyncio.sleep(step * 0.0004)
@@ -234,7 +234,7 @@ async def test_cancelling_a_preparation_at_any_moment_leaves_nothing(
         await sandbox.destroy()
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
     await nothing_left(backend)
-    assert descriptors() <= before
+    assert descriptors(backend) <= before
 
 
 async def test_destroying_twice_and_at_once_is_destroying(backend: NativeBackend) -> None:

@@ -50,13 +50,13 @@ async def test_two_hundred_in_a_row_leak_nothing(backend: NativeBackend) -> None
     for each in plans:
         await carry_out(backend, each)
     gc.collect()
-    before = descriptors(), own_processes(), mounts()
+    before = descriptors(backend), own_processes(), mounts()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(200):
         await carry_out(backend, plans[0 if number % 10 else number // 10 % len(plans)])
     await nothing_left(backend)
     gc.collect()
-    assert (descriptors(), own_processes(), mounts()) == before
+    assert (descriptors(backend), own_processes(), mounts()) == before
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 32 * 1024
 
 
