@@ -22,7 +22,7 @@ SOURCES = HERE / "init"
 BUILD = HERE / "_build"
 
 INIT_SOURCES = ("proto", "become", "stage", "collect", "program", "setup", "ending", "job", "init")
-LAUNCHER = (*INIT_SOURCES, "network", "launcher")
+LAUNCHER = (*INIT_SOURCES, "signals", "contained", "network", "launcher")
 ZYGOTE = ("proto", "become", "program", "zygote", "cpython")
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat=2")

@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <linux/seccomp.h>
 #include <stdlib.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -79,11 +80,64 @@ static const char *set_limits(uint32_t processes)
     }
     /* Per (uid, user namespace), and the uid is this run's alone; the pids cgroup bounds it too. */
     struct rlimit limit = {processes, processes};
+    if (processes == 0)
+        return NULL;
     return setrlimit(RLIMIT_NPROC, &limit) < 0 ? "rlimit nproc" : NULL;
+}
+
+int nothing_to_drop(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct has[2] = {{0, 0, 0}, {0, 0, 0}};
+    gid_t groups[64];
+    int count = getgroups(64, groups);
+    if (count < 0 || syscall(SYS_capget, &header, has) < 0)
+        return -1;
+    errno = EPERM;
+    if (getuid() != PROGRAM_UID || getgid() != PROGRAM_GID || getegid() != PROGRAM_GID)
+        return -1;
+    for (int i = 0; i < count; i++)
+        if (groups[i] != PROGRAM_GID)
+            return -1;
+    for (int i = 0; i < 2; i++)
+        if (has[i].effective | has[i].permitted | has[i].inheritable)
+            return -1;
+    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+        if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1)
+            return -1;
+    return 0;
+}
+
+/* gVisor has no setfsuid(2): there the effective ids are changed, which implies those. */
+static void act_as(uid_t uid, gid_t gid)
+{
+    if (uid == 0)
+        setfsuid(0);
+    setfsgid(gid);
+    setfsuid(uid);
+    if ((uid_t)setfsuid((uid_t)-1) == uid && (gid_t)setfsgid((gid_t)-1) == gid)
+        return;
+    if (uid == 0)
+        (void)!setresuid((uid_t)-1, 0, (uid_t)-1);
+    (void)!setresgid((gid_t)-1, gid, (gid_t)-1);
+    (void)!setresuid((uid_t)-1, uid, (uid_t)-1);
+}
+
+void act_as_program(void)
+{
+    act_as(PROGRAM_UID, PROGRAM_GID);
+}
+
+void act_as_init(void)
+{
+    if (getuid() != PROGRAM_UID)
+        act_as(0, 0);
 }
 
 static const char *drop_privileges(void)
 {
+    if (getuid() == PROGRAM_UID)
+        return nothing_to_drop() < 0 ? "privileges are left" : NULL;
     for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
         if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
             return "bounding set";
@@ -98,7 +152,8 @@ static const char *drop_privileges(void)
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, none) < 0)
         return "capset";
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+    /* gVisor knows no ambient set. */
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
         return "ambient set";
     return NULL;
 }
