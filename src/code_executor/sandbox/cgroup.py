@@ -136,6 +136,10 @@ class Group:
         self.limit(memory_bytes=memory_bytes, processes=processes)
         if not self._v2:
             self._limit_sockets_v1()
+        self.open_counters()
+
+    def open_counters(self) -> None:
+        """Begin to read a group that is there; one that somebody else has made, too."""
         name = f"{self._paths['cpu']}/cpu.stat" if self._v2 else self._paths["cpuacct"] + _USAGE
         self._cpu_fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -221,11 +225,15 @@ class Group:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def remove(self) -> bool:
-        """Remove the directories; ``False`` when something is still in one of them."""
+    def close_counters(self) -> None:
+        """Let go of what :meth:`open_counters` opened. Idempotent."""
         if self._cpu_fd >= 0:
             os.close(self._cpu_fd)
             self._cpu_fd = -1
+
+    def remove(self) -> bool:
+        """Remove the directories; ``False`` when something is still in one of them."""
+        self.close_counters()
         gone = True
         for path in self._distinct:
             try:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 
 from code_executor.errors import SandboxUnavailable
@@ -136,8 +137,13 @@ async def _memory(backend: Backend, python: Language) -> Sequence[Promise]:
     )
 
 
-async def _neighbours(backend: Backend, python: Language) -> Sequence[Promise]:
-    """P6: two runs at a time have different user ids on the host, and an empty /dev/shm each."""
+async def _neighbours(
+    backend: Backend, python: Language, *, shared_user: str = ""
+) -> Sequence[Promise]:
+    """P6: two runs at a time have different user ids on the host, and an empty /dev/shm each.
+
+    ``shared_user`` is the reason of a backend that cannot give each run a user id of its own.
+    """
     code = (
         "import os, time\n"
         "print(open('/proc/self/uid_map').read().split())\n"
@@ -147,8 +153,10 @@ async def _neighbours(backend: Backend, python: Language) -> Sequence[Promise]:
     )
     outcomes = await asyncio.gather(*(run_once(backend, _plan(python, code)) for _ in range(2)))
     said = [outcome.stdout.data.decode().splitlines() for outcome in outcomes]
-    kept = all(len(s) == 2 and s[1] == "[] []" for s in said) and said[0][0] != said[1][0]
-    evidence = "two runs at a time had different user ids and saw nothing of each other"
+    apart = bool(shared_user) or said[0][:1] != said[1][:1]
+    kept = all(len(s) == 2 and s[1] == "[] []" for s in said) and apart
+    users = shared_user or "had different user ids"
+    evidence = f"two runs at a time saw nothing of each other; {users}"
     return (
         _row(
             "P6",
@@ -176,20 +184,24 @@ async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
 
 
 Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
-LOOKS: tuple[Look, ...] = (_hostile, _deadline, _memory, _neighbours, _truth)
+LOOKS: tuple[Look, ...] = (_hostile, _deadline, _memory, _truth)
+NAMES = ("hostile", "deadline", "memory", "truth", "neighbours")
 
 
-async def probe(backend: Backend, python: Language | None) -> Sequence[Promise]:
+async def probe(
+    backend: Backend, python: Language | None, *, shared_user: str = ""
+) -> Sequence[Promise]:
     """All rows, by promise number; P12 (it fails closed) tells whether every probe ran."""
     if python is None:
         return [_row("P12", CLOSED, False, "the probes need Python", "make up")]
     rows: list[Promise] = []
     failed: list[str] = []
-    for look in LOOKS:
+    looks: list[Look] = [*LOOKS, partial(_neighbours, shared_user=shared_user)]
+    for name, look in zip(NAMES, looks, strict=True):
         try:
             rows += await look(backend, python)
         except (SandboxUnavailable, ValueError, KeyError) as error:
-            failed.append(f"{look.__name__.strip('_')}: {error}")
+            failed.append(f"{name}: {error}")
     evidence = "; ".join(failed) or "every probe ran in a real sandbox"
     rows.append(_row("P12", CLOSED, not failed, evidence, "see the service's log"))
     return sorted(rows, key=lambda row: int(row.id[1:]))
