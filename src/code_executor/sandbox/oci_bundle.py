@@ -38,6 +38,8 @@ CAPABILITIES = (
     "CAP_SETPCAP",
 )
 
+CAPABILITY_SETS = ("bounding", "effective", "permitted")
+
 # As init/become.c sets them; gVisor lets nobody change some of these from inside.
 RLIMITS = {
     "CORE": (0, 0),
@@ -137,7 +139,7 @@ def _process(command: Sequence[str]) -> Mapping[str, Any]:
         "env": [],
         "noNewPrivileges": True,
         "oomScoreAdj": 0,
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), [*CAPABILITIES]),
+        "capabilities": {name: [*CAPABILITIES] for name in CAPABILITY_SETS},
         "rlimits": [
             {"type": f"RLIMIT_{name}", "soft": soft, "hard": hard}
             for name, (soft, hard) in RLIMITS.items()
@@ -173,8 +175,8 @@ def _own_mounts(box: Box) -> list[Mapping[str, Any]]:
     return [
         _mount("/proc", "proc", "proc", "nosuid", "nodev", "noexec", *hidden),
         _mount("/work", "tmpfs", "tmpfs", *scratch, "mode=0755", *owner),
-        _mount("/tmp", "tmpfs", "tmpfs", *scratch, "mode=1777", *owner),
-        _mount("/dev/shm", "tmpfs", "tmpfs", *scratch, "noexec", "mode=1777", *owner),
+        _mount("/tmp", "tmpfs", "tmpfs", *scratch, "mode=1777", *owner),  # noqa: S108 - the sandbox's
+        _mount("/dev/shm", "tmpfs", "tmpfs", *scratch, "noexec", "mode=1777", *owner),  # noqa: S108
     ]
 
 
