@@ -263,6 +263,18 @@ def make_backend(settings: Settings, languages: Sequence[Language]) -> Backend:
     from code_executor.sandbox.native import NativeBackend
 
     runtimes = settings.runtime_dir.absolute()
+    if settings.sandbox_backend in {"gvisor", "runc"}:
+        from code_executor.sandbox.oci import OciBackend
+        from code_executor.sandbox.oci_bundle import RuntimeKind
+
+        return OciBackend(
+            RuntimeKind(settings.sandbox_backend),
+            languages=languages,
+            mounts={inside: runtimes / name for inside, name in RUNTIMES.items()},
+            seccomp_profile=settings.seccomp_profile or seccomp.default_path(),
+            default_memory_mb=settings.default_memory_mb,
+            scratch_mb=settings.max_memory_mb,
+        )
     return NativeBackend(
         languages=languages,
         mounts={inside: runtimes / name for inside, name in RUNTIMES.items()},

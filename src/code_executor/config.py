@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     idempotency_ttl: Seconds = 86_400
     """How long an Idempotency-Key is remembered, likewise."""
 
-    sandbox_backend: Literal["native", "fake"] = "native"
-    """How programs are isolated: native; fake runs nothing and is for tests."""
+    sandbox_backend: Literal["native", "gvisor", "runc", "fake"] = "native"
+    """How programs are isolated: native, gvisor or runc; fake runs nothing and is for tests."""
     sandbox_workdir: Path | None = None
     """Directory for the sandboxes' roots and sockets."""
     runtime_dir: Path = Path(".runtime")

@@ -124,10 +124,17 @@ class Group:
 
     def __init__(self, mounts: Mounts, paths: dict[str, Path]) -> None:
         self._v2 = mounts.version == 2
+        self._mounts = mounts.directories
         self._paths = {controller: str(path) for controller, path in paths.items()}
         self._distinct = tuple(dict.fromkeys(self._paths.values()))
         self._cpu_fd = -1
         self._limits = (0, 0)
+
+    @property
+    def path(self) -> str:
+        """Its path in the hierarchies, the same in each, as an OCI runtime wants to know it."""
+        controller, mount = next(iter(self._mounts.items()))
+        return f"/{os.path.relpath(self._paths[controller], mount)}"
 
     def make(self, *, memory_bytes: int, processes: int) -> None:
         """Create the directories and set the limits."""
@@ -180,11 +187,13 @@ class Group:
             path = f"{self._paths['memory']}/memory.kmem.tcp.limit_in_bytes"
             _write(path, str(SOCKETS_V1_BYTES))
 
+    def files(self, name: str) -> list[str]:
+        """The paths of a control file in each hierarchy."""
+        return [f"{path}/{name}" for path in self._distinct]
+
     def procs(self) -> list[int]:
         """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
-        return [
-            os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._distinct
-        ]
+        return [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self.files("cgroup.procs")]
 
     def cpu_us(self) -> int:
         """CPU time of all processes that ever were in it, microseconds."""
@@ -253,6 +262,11 @@ class Tree:
         self._bases = bases
         self._paths = {controller: base / name for controller, base in bases.items()}
         self._locks: list[int] = []
+
+    @property
+    def name(self) -> str:
+        """The name of its directories, no two services' alike."""
+        return next(iter(self._paths.values())).name
 
     @property
     def version(self) -> int:
@@ -384,6 +398,14 @@ def sweep(bases: Iterable[Path]) -> Sequence[str]:
             os.close(lock)
             swept.append(entry.name)
     return swept
+
+
+def remove_empty(name: str) -> None:
+    """Remove what an OCI runtime has made for a tree in hierarchies that the tree does not use."""
+    for point, kind, _ in _mount_lines():
+        if kind in {"cgroup", "cgroup2"}:
+            with contextlib.suppress(OSError):
+                Path(point, name).rmdir()
 
 
 def _remove_tree(path: Path) -> None:

@@ -126,7 +126,7 @@ class NativeSandbox(RunsPlans):
             spawned.control.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REMOVE_TIMEOUT_S):
-                await _readable(spawned.pidfd)
+                await readable(spawned.pidfd)
         os.close(spawned.pidfd)
         self.network = spawned.network
         self._spawned = None
@@ -144,7 +144,7 @@ class NativeSandbox(RunsPlans):
         return True
 
 
-async def _readable(fd: int) -> None:
+async def readable(fd: int) -> None:
     """Until ``fd`` can be read; for a pidfd, until its process has ended."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
@@ -160,7 +160,7 @@ async def _hand_over(
 ) -> None:
     """Take the program's pipe ends from init's HELLO and give them to a zygote's child."""
     async with asyncio.timeout(PREPARE_TIMEOUT_S):
-        await _readable(spawned.control.fileno())
+        await readable(spawned.control.fileno())
     data, fds, _, _ = socket.recv_fds(spawned.control, HEADER.size, 8)
     try:
         if data[:1] == bytes((Kind.FAILED,)):

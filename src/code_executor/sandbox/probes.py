@@ -137,13 +137,8 @@ async def _memory(backend: Backend, python: Language) -> Sequence[Promise]:
     )
 
 
-async def _neighbours(
-    backend: Backend, python: Language, *, shared_user: str = ""
-) -> Sequence[Promise]:
-    """P6: two runs at a time have different user ids on the host, and an empty /dev/shm each.
-
-    ``shared_user`` is the reason of a backend that cannot give each run a user id of its own.
-    """
+async def _neighbours(backend: Backend, python: Language, *, host_ids: bool) -> Sequence[Promise]:
+    """P6: two runs at a time have different user ids on the host, and an empty /dev/shm each."""
     code = (
         "import os, time\n"
         "print(open('/proc/self/uid_map').read().split())\n"
@@ -153,10 +148,10 @@ async def _neighbours(
     )
     outcomes = await asyncio.gather(*(run_once(backend, _plan(python, code)) for _ in range(2)))
     said = [outcome.stdout.data.decode().splitlines() for outcome in outcomes]
-    apart = bool(shared_user) or said[0][:1] != said[1][:1]
-    kept = all(len(s) == 2 and s[1] == "[] []" for s in said) and apart
-    users = shared_user or "had different user ids"
-    evidence = f"two runs at a time saw nothing of each other; {users}"
+    kept = all(len(s) == 2 and s[1] == "[] []" for s in said)
+    kept = kept and (not host_ids or said[0][0] != said[1][0])
+    ids = "had different user ids and " if host_ids else ""
+    evidence = f"two runs at a time {ids}saw nothing of each other"
     return (
         _row(
             "P6",
@@ -184,20 +179,29 @@ async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
 
 
 Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
-LOOKS: tuple[Look, ...] = (_hostile, _deadline, _memory, _truth)
-NAMES = ("hostile", "deadline", "memory", "truth", "neighbours")
+LOOKS: dict[str, Look] = {
+    "hostile": _hostile,
+    "deadline": _deadline,
+    "memory": _memory,
+    "truth": _truth,
+}
 
 
 async def probe(
-    backend: Backend, python: Language | None, *, shared_user: str = ""
+    backend: Backend, python: Language | None, *, host_ids: bool = True
 ) -> Sequence[Promise]:
-    """All rows, by promise number; P12 (it fails closed) tells whether every probe ran."""
+    """All rows, by promise number; P12 (it fails closed) tells whether every probe ran.
+
+    ``host_ids``: two runs at a time differ in the host's user ids, and can tell. Where the ids
+    inside are not the host's (a kernel of its own, an engine's container) they cannot.
+    """
     if python is None:
         return [_row("P12", CLOSED, False, "the probes need Python", "make up")]
     rows: list[Promise] = []
     failed: list[str] = []
-    looks: list[Look] = [*LOOKS, partial(_neighbours, shared_user=shared_user)]
-    for name, look in zip(NAMES, looks, strict=True):
+    neighbours = partial(_neighbours, host_ids=host_ids)
+    looks: Sequence[tuple[str, Look]] = [*LOOKS.items(), ("neighbours", neighbours)]
+    for name, look in looks:
         try:
             rows += await look(backend, python)
         except (SandboxUnavailable, ValueError, KeyError) as error:

@@ -13,6 +13,7 @@
 enum {
     PROGRAM_UID = 1000, /* inside the sandbox's user namespace */
     PROGRAM_GID = 1000,
+    FD_LAST = 0x7fffffff, /* for close_range(2): gVisor takes no higher one */
 };
 
 struct filter {

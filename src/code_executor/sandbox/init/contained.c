@@ -47,7 +47,7 @@ static const char *move_channel(void)
     int in = fcntl(0, F_DUPFD_CLOEXEC, FIRST_HIGH), out = fcntl(1, F_DUPFD_CLOEXEC, FIRST_HIGH);
     if (in < 0 || out < 0 || dup3(in, IN_FD, O_CLOEXEC) < 0 || dup3(out, OUT_FD, O_CLOEXEC) < 0)
         return "control channel";
-    if (syscall(SYS_close_range, OUT_FD + 1U, ~0U, 0) < 0)
+    if (syscall(SYS_close_range, OUT_FD + 1U, FD_LAST, 0) < 0)
         return "close descriptors";
     int nothing = open("/dev/null", O_RDWR);
     if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(nothing, 2) < 0)

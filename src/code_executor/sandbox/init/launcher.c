@@ -173,7 +173,7 @@ static _Noreturn void sandbox_child(int control, int gate, const struct sandbox 
     uint8_t go;
     struct sigaction plain = {.sa_handler = SIG_DFL};
     if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(control, 3, O_CLOEXEC) < 0 ||
-        dup3(gate, 4, O_CLOEXEC) < 0 || syscall(SYS_close_range, 5U, ~0U, 0) < 0)
+        dup3(gate, 4, O_CLOEXEC) < 0 || syscall(SYS_close_range, 5U, FD_LAST, 0) < 0)
         _exit(1);
     if (read(4, &go, 1) != 1)
         _exit(1);
@@ -289,7 +289,7 @@ static _Noreturn void zygote_child(const struct request *r, char **argv, char **
     if (dup3(high[0], COMMAND_FD, 0) < 0 || dup2(high[1], 0) < 0 || dup2(high[2], 1) < 0 ||
         dup2(high[3], 2) < 0 || dup3(FILTER_FD, 31, 0) < 0 || dup3(31, FILTER_FD, 0) < 0)
         _exit(126);
-    syscall(SYS_close_range, 5U, ~0U, 0);
+    syscall(SYS_close_range, 5U, FD_LAST, 0);
     /* Its fds 3 and 4 are the command socket and the filter; launcher.c's own ones are gone. */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || setsid() < 0 || own_work() < 0)
         _exit(126);
