@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -34,6 +34,7 @@ from code_executor.ports import Backend
 
 ATTEMPTS = "code_executor.sandbox.conformance.attempts"
 CLOSED = "it fails closed"
+NOTHING: Mapping[str, str] = {}
 QUICK_MAIN = "from attempts import main\nmain()\n"
 _VERSION = re.compile(rb"\d+\.\d+[\w.+~-]*")
 PACKAGES_LIMITS = Limits(timeout_ms=10_000, memory_mb=512, cpu_ms=10_000)
@@ -70,17 +71,25 @@ def _attempt_sources() -> tuple[SourceFile, ...]:
     )
 
 
-async def _hostile(backend: Backend, python: Language) -> Sequence[Promise]:
-    """P1 and P7: the quick hostile attempts, and exactly the documented environment."""
+async def _hostile(
+    backend: Backend, python: Language, *, declared: Mapping[str, str]
+) -> Sequence[Promise]:
+    """P1 and P7: the quick hostile attempts, and exactly the documented environment.
+
+    ``declared``: attempts that this backend says get through, and why that gives nothing.
+    """
     request = RunRequest(
         language=python.id, code=QUICK_MAIN, args=("quick",), sources=_attempt_sources()
     )
     outcome = await run_once(backend, make_plan(request, python, inputs=[]))
     tried = [json.loads(line) for line in outcome.stdout.data.splitlines()]
-    through = [f"{a['title']}: {a['detail']}" for a in tried if not a["held"]]
+    free = [a for a in tried if not a["held"]]
+    through = [f"{a['title']}: {a['detail']}" for a in free if a["name"] not in declared]
+    known = [f"{a['title']} ({declared[a['name']]})" for a in free if a["name"] in declared]
     kept = outcome.status is RunStatus.SUCCEEDED and bool(tried) and not through
     said = outcome.stderr.data.decode("utf-8", "replace")[-200:]
-    evidence = "; ".join(through) or f"{len(tried)} hostile attempts held {said}".strip()
+    held = f"{len(tried) - len(free)} hostile attempts held {said}".strip()
+    evidence = "; ".join(through or [held, *(f"known not to be held: {one}" for one in known)])
     environment = await run_once(
         backend, _plan(python, "import os\nfor n in sorted(os.environ): print(n, os.environ[n])\n")
     )
@@ -180,7 +189,6 @@ async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
 
 Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
 LOOKS: dict[str, Look] = {
-    "hostile": _hostile,
     "deadline": _deadline,
     "memory": _memory,
     "truth": _truth,
@@ -188,19 +196,29 @@ LOOKS: dict[str, Look] = {
 
 
 async def probe(
-    backend: Backend, python: Language | None, *, host_ids: bool = True
+    backend: Backend,
+    python: Language | None,
+    *,
+    host_ids: bool = True,
+    declared: Mapping[str, str] = NOTHING,
 ) -> Sequence[Promise]:
     """All rows, by promise number; P12 (it fails closed) tells whether every probe ran.
 
     ``host_ids``: two runs at a time differ in the host's user ids, and can tell. Where the ids
     inside are not the host's (a kernel of its own, an engine's container) they cannot.
+    ``declared``: see :func:`_hostile`; it is told as evidence.
     """
     if python is None:
         return [_row("P12", CLOSED, False, "the probes need Python", "make up")]
     rows: list[Promise] = []
     failed: list[str] = []
     neighbours = partial(_neighbours, host_ids=host_ids)
-    looks: Sequence[tuple[str, Look]] = [*LOOKS.items(), ("neighbours", neighbours)]
+    hostile = partial(_hostile, declared=declared)
+    looks: Sequence[tuple[str, Look]] = [
+        ("hostile", hostile),
+        *LOOKS.items(),
+        ("neighbours", neighbours),
+    ]
     for name, look in looks:
         try:
             rows += await look(backend, python)
