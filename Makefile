@@ -45,6 +45,9 @@ bench: ## measure the service beside the bare interpreters; ARGS=--help for what
 fmt: ## format the code and apply the linter's safe fixes
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
+images: ## the docker backend's images, one for each language; ARGS are for docker build
+	@scripts/images.sh $(ARGS)
+
 lock: ## resolve the lock files anew
 	@scripts/lock.sh
 

@@ -84,7 +84,10 @@ _SHOWN = {
     "seccomp_profile": "the one that ships",
     "docker_host": "unix:///var/run/docker.sock",
     "apparmor_profile": "code-executor",
-    **{f"runner_image_{name}": f"code-executor/{name}" for name in ("python", "node", "ruby", "php", "go")},
+    **{
+        f"runner_image_{name}": f"code-executor/{name}"
+        for name in ("python", "node", "ruby", "php", "go")
+    },
     "host_sandbox_dir": "SANDBOX_WORKDIR",
     "max_concurrency": "twice the cores, at least 4",
 }

@@ -49,6 +49,8 @@ SHARED_USER = "containers have one user id on the host: what the kernel counts b
 DECLARED = {
     "set_user_id_programs": "the engine mounts images without nosuid; the images have no such "
     "program, no_new_privs makes one worthless, and no capability is left to gain",
+    "devices_on_mounts": "the engine mounts images without nodev; no device can be made without "
+    "CAP_MKNOD, and the device cgroup admits the usual few only",
     "traces_of_an_engine": "/.dockerenv is the engine's own; it is empty",
     "signal_the_init": "init has the program's user id; as PID 1 without handlers it is given none",
 }
@@ -282,4 +284,3 @@ def _connect(address: str) -> Docker:
         raise HostUnfit(
             f"DOCKER_HOST {address} cannot be used: {error}", fix="DOCKER_HOST=unix:///PATH"
         ) from error
-

@@ -226,11 +226,17 @@ def find_group(mounts: Mounts, container_id: str, pid: int) -> dict[str, Path]:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            told.update(dict.fromkeys(controllers.split(",") if mounts.version == 1 else [""], path))
+            told.update(
+                dict.fromkeys(controllers.split(",") if mounts.version == 1 else [""], path)
+            )
     found: dict[str, Path] = {}
     for controller, base in mounts.directories.items():
         path = told.get(controller if mounts.version == 1 else "", "")
-        names = (path.lstrip("/"), f"docker/{container_id}", f"system.slice/docker-{container_id}.scope")
+        names = (
+            path.lstrip("/"),
+            f"docker/{container_id}",
+            f"system.slice/docker-{container_id}.scope",
+        )
         there = [base / name for name in names if container_id in name and (base / name).is_dir()]
         if not there:
             raise HostUnfit(

@@ -22,6 +22,7 @@ CPU_SHARES = 512  # half of what any other process has: a weight, not a number o
 
 # Beyond the engine's own list. /sys holds nothing that a program has a business with.
 MASKED = (
+    "/dev/mqueue",
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -37,6 +38,10 @@ MASKED = (
     "/proc/timer_stats",
     "/sys",
 )
+SYSCTLS = {  # the kernel's own defaults, which the engine loosens
+    "net.ipv4.ip_unprivileged_port_start": "1024",
+    "net.ipv4.ping_group_range": "1 0",
+}
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
 
 
@@ -112,6 +117,7 @@ def _host(
         "ShmSize": held.scratch_mb * MIB,
         "Tmpfs": {path: _tmpfs(held, mode) for path, mode in (("/work", 755), ("/tmp", 1777))},  # noqa: S108
         "Ulimits": [_limit("nofile", OPEN_FILES), _limit("core", 0), _limit("memlock", 64 * 1024)],
+        "Sysctls": SYSCTLS,
         "MaskedPaths": list(MASKED),
         "ReadonlyPaths": list(READ_ONLY),
         "LogConfig": {"Type": "none"},
