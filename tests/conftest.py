@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -85,9 +86,16 @@ async def docker(
 
 
 @asynccontextmanager
-async def running_docker(engine: Engine, data_dir: Path) -> AsyncIterator[DockerBackend]:
+async def running_docker(
+    engine: Engine, data_dir: Path, **settings_given: Any
+) -> AsyncIterator[DockerBackend]:
     """A started docker backend."""
-    settings = Settings(data_dir=data_dir, sandbox_backend="docker", docker_host=engine.address)
+    settings = Settings.load(
+        data_dir=data_dir,
+        sandbox_backend="docker",
+        docker_host=engine.address,
+        **settings_given,
+    )
     backend = make_backend(settings, make_languages(settings))
     assert isinstance(backend, DockerBackend)
     try:

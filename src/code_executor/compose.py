@@ -248,7 +248,7 @@ def make_languages(settings: Settings) -> tuple[Language, ...]:
     except (OSError, ValueError) as exc:
         raise BadSettings(f"LANGUAGES_DIR: {exc}") from None
     if settings.sandbox_backend == "docker":
-        return resolve(known, lambda path: False)  # the host's interpreters say nothing of an image
+        return resolve(known, lambda _: False)  # the host's interpreters say nothing of an image
     return resolve(known, lambda path: _on_host(settings.runtime_dir, path).exists())
 
 

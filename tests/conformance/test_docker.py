@@ -1,4 +1,4 @@
-"""The docker backend and the conformance suite: every promise but those that it declares not to keep.
+"""The docker backend keeps every promise of the conformance suite but those it declares.
 
 What an engine's container cannot do is listed in :data:`DECLARED` with the reason. A check listed
 there that passes is a failure too: the list says what is so, not what might be.

@@ -1,10 +1,10 @@
 """A Docker engine of the tests' own: Debian's dockerd, without network, with its own data.
 
-Theory of operation. No registry is needed: the base image is a Debian tree that ``debootstrap`` makes
-with the languages in it, imported under the name that the Dockerfiles of ``runners/`` start from.
-Those find everything there and so build without a network. Tree and images stay in a cache outside of
-the checkout (``XDG_CACHE_HOME``), locked while an engine uses it: the first start takes minutes, later
-ones seconds. The engine is ended by its pid.
+Theory of operation. No registry is needed: the base image is a Debian tree that ``debootstrap``
+makes with the languages in it, imported under the name that the Dockerfiles of ``runners/`` start
+from. Those find everything there and so build without a network. Tree and images stay in a cache
+outside of the checkout (``XDG_CACHE_HOME``), locked while an engine uses it: the first start takes
+minutes, later ones seconds. The engine is ended by its pid.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ LANGUAGES = ("python", "node", "ruby", "php", "go")
 BASE = "debian:bookworm-slim"
 TREE = "code-executor-tests/tree"
 SUITE = "bookworm"
-PACKAGES = "ca-certificates,gcc,golang-go,libc6-dev,nodejs,php-cli,python3,python3-venv,ruby".split(
-    ","
-)
+PACKAGES = ("ca-certificates", "gcc", "golang-go", "libc6-dev", "nodejs", "php-cli", "python3",
+            "python3-venv", "ruby")  # fmt: skip
 START_TIMEOUT_S = 60.0
 
 
@@ -130,7 +129,7 @@ def _await(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
 
 def _make_tree(engine: Engine, directory: Path) -> None:
     """The base with all languages, then this checkout's Python packages on it."""
-    recipe = hashlib.sha256(f"{SUITE} {PACKAGES}".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{SUITE} {','.join(PACKAGES)}".encode()).hexdigest()[:12]
     if not engine.docker("images", "--quiet", f"{TREE}:{recipe}"):
         _import_tree(engine, directory / "tree", f"{TREE}:{recipe}")
     runtime = Path(os.environ.get("RUNTIME_DIR") or ROOT / ".runtime")

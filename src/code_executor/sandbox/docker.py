@@ -1,11 +1,12 @@
 """The Docker backend: a single-use container per run, made by an engine through its API.
 
 Theory of operation. ``start`` asks the engine what it is, removes what a dead service left
-(:mod:`.docker_owner`) and looks for the languages' images. ``prepare`` has the engine make and start
-one container (:mod:`.docker_spec` says how it is held) whose PID 1 is our init in its contained form
-(:mod:`.contained`), attached through a hijacked connection (:mod:`.docker_sandbox`); an interpreter
-is started ahead in it. That takes the engine some tenths of a second, so the pool does it before
-a run comes. The run itself is frames over that connection, as with every other backend.
+(:mod:`.docker_owner`) and looks for the languages' images. ``prepare`` has the engine make and
+start one container (:mod:`.docker_spec` says how it is held) whose PID 1 is our init in its
+contained form (:mod:`.contained`), attached through a hijacked connection
+(:mod:`.docker_sandbox`); an interpreter is started ahead in it. That takes the engine some tenths
+of a second, so the pool does it before a run comes. The run itself is frames over that connection,
+as with every other backend.
 
 The engine runs as root and does what it is told: whoever can speak to it owns the host. Programs
 cannot; the service can. ``docs/backends.md`` says what follows from that.
@@ -132,8 +133,8 @@ class DockerBackend:
         except (*ENGINE_ERRORS, ValueError) as error:
             raise HostUnfit(
                 f"no Docker engine answers at {self._address}: {error}",
-                fix="systemctl start docker, or set DOCKER_HOST; the service's user must be allowed "
-                "to use the socket",
+                fix="systemctl start docker, or set DOCKER_HOST; the service's user must be "
+                "allowed to use the socket",
             ) from error
         return info
 

@@ -1,4 +1,4 @@
-"""One container of an engine: prepared, run once, removed. How it fits in is told in :mod:`.docker`.
+"""One container of an engine: prepared, run once, removed. :mod:`.docker` tells how it fits in.
 
 Theory of operation. The control channel is the container's standard input and output, through a
 connection that the engine has "hijacked": without a terminal it puts a header of eight bytes before
