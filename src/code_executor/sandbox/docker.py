@@ -9,7 +9,7 @@ of a second, so the pool does it before a run comes. The run itself is frames ov
 as with every other backend.
 
 The engine runs as root and does what it is told: whoever can speak to it owns the host. Programs
-cannot; the service can. ``docs/backends.md`` says what follows from that.
+cannot; the service can. ``docs/docker.md`` says what follows from that.
 """
 
 from __future__ import annotations
