@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.engine.rig import must_run
 
-from code_executor.sandbox.docker import APPARMOR
+from code_executor.sandbox.docker_spec import APPARMOR
 
 PROFILE = Path(__file__).parents[2] / "apparmor" / "code-executor"
 

@@ -37,14 +37,13 @@ from code_executor.sandbox.cgroup import Mounts, find_mounts
 from code_executor.sandbox.contained import ahead_files, init_command
 from code_executor.sandbox.docker_owner import HOME_LABEL, Owner
 from code_executor.sandbox.docker_sandbox import ENGINE_ERRORS, DockerSandbox, remove
-from code_executor.sandbox.docker_spec import Confinement, container
+from code_executor.sandbox.docker_spec import APPARMOR, Confinement, container, read_profile
 
 log = structlog.get_logger(__name__)
 
 INIT_LABEL = "code-executor.init"
 INIT_VERSION = "1"
 """What an image's label must say for its own init to be used: the frames it speaks."""
-APPARMOR = "code-executor"
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 SHARED_USER = "containers have one user id on the host: what the kernel counts by user, they share"
 DECLARED = {
@@ -150,7 +149,7 @@ class DockerBackend:
                 "the engine does not filter system calls", fix="a kernel with CONFIG_SECCOMP_FILTER"
             )
         return Confinement(
-            seccomp=json.dumps(json.loads(self._profile.read_text())),
+            seccomp=read_profile(self._profile),
             apparmor=(self._apparmor or APPARMOR) if "name=apparmor" in options else None,
             scratch_mb=self._scratch_mb,
             limits_sockets=bool(info.get("KernelMemoryTCP")),

@@ -6,13 +6,17 @@ defaults are not relied on: what is not said here is what a container of no priv
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from code_executor.model import MIB
 from code_executor.sandbox.root import HOST_NAME
 
+APPARMOR = "code-executor"
+"""The profile in ``apparmor/``."""
 OWN_PROCESSES = 1  # init counts in the pids controller too
 USER = "1000:1000"  # PROGRAM_UID of the C sources
 INODES = 16384
@@ -65,6 +69,11 @@ class Confinement:
             return ["no-new-privileges", "seccomp=unconfined"]
         options = ["no-new-privileges", f"seccomp={self.seccomp}"]
         return options + ([f"apparmor={self.apparmor}"] if self.apparmor else [])
+
+
+def read_profile(path: Path) -> str:
+    """A system call filter as an engine takes it: the file's text in one line."""
+    return json.dumps(json.loads(path.read_text("utf-8")))
 
 
 def container(
