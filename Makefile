@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make down`. The work is in scripts/, one file per target.
 .DEFAULT_GOAL := help
 .PHONY: help up down setup check test test-unit test-conformance test-integration test-security \
-	test-acceptance test-vm bench fmt lock clean
+	test-acceptance test-vm bench fmt images lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ bench: ## measure the service beside the bare interpreters; ARGS=--help for what
 
 fmt: ## format the code and apply the linter's safe fixes
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+images: ## the docker backend's images, one for each language; ARGS are for docker build
+	@scripts/images.sh $(ARGS)
 
 lock: ## resolve the lock files anew
 	@scripts/lock.sh

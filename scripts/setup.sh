@@ -156,6 +156,20 @@ service_environment() {
     stamp "$VENV/.stamp" "$wanted"
 }
 
+# An engine that the docker backend's tests start, what its base image is made with, and the parser
+# that checks the AppArmor profile. Without them those tests are skipped, or fail where they must run.
+test_packages() {
+    local tool missing=()
+    local -A packages=([dockerd]=docker.io [debootstrap]=debootstrap [apparmor_parser]=apparmor)
+    for tool in "${!packages[@]}"; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
+    done
+    if ((${#missing[@]})) && may_install; then
+        step "installing ${missing[*]}" apt-tests apt_install_updating "${missing[@]}" ||
+            warn "the docker backend cannot be tested: see .cache/logs/apt-tests.log"
+    fi
+}
+
 test_environment() {
     local wanted lock="$ROOT/requirements-dev.lock"
     wanted=$(hash_of "$lock")
@@ -180,7 +194,7 @@ main() {
     one_at_a_time
     system_packages
     service_environment
-    [[ ${1:-} != --tests ]] || test_environment
+    [[ ${1:-} != --tests ]] || { test_packages && test_environment; }
     python_runtime "$(system_python)"
     go_runtime "$(system_go)"
     sandbox_init

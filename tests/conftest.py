@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import structlog
+from tests.engine.rig import Engine, NoEngine, must_run, running_engine
 
 from code_executor.compose import make_backend, make_languages
 from code_executor.config import Settings
 from code_executor.errors import HostUnfit
 from code_executor.ports import Backend
+from code_executor.sandbox.docker import DockerBackend
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +60,49 @@ async def running_native(data_dir: Path) -> AsyncIterator[Backend]:
         raise
     yield backend
     await backend.close()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A Docker engine of the tests' own, with the runner images of this checkout."""
+    stack = ExitStack()
+    try:
+        started = stack.enter_context(running_engine())
+    except NoEngine as reason:
+        if must_run(os.environ, "docker"):
+            pytest.fail(f"no Docker engine: {reason}")
+        pytest.skip(f"no Docker engine: {reason}")
+    with stack:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def docker(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DockerBackend]:
+    """The docker backend on that engine, as the service composes it."""
+    async with running_docker(engine, tmp_path_factory.mktemp("docker")) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def running_docker(
+    engine: Engine, data_dir: Path, **settings_given: Any
+) -> AsyncIterator[DockerBackend]:
+    """A started docker backend."""
+    settings = Settings.load(
+        data_dir=data_dir,
+        sandbox_backend="docker",
+        docker_host=engine.address,
+        **settings_given,
+    )
+    backend = make_backend(settings, make_languages(settings))
+    assert isinstance(backend, DockerBackend)
+    try:
+        await backend.start()
+        yield backend
+    finally:
+        await backend.close()
 
 
 def runtime_dir() -> Path:

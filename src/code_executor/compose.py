@@ -122,7 +122,7 @@ def build(settings: Settings) -> Application:
         clock=clock,
         metrics=metrics,
         config=_service_config(settings),
-        waived=settings.waive_promises,
+        waived=_waived(settings),
     )
     metrics.runs_in_flight.set_function(lambda: service.active)
     app = create_app(
@@ -201,7 +201,7 @@ async def examine(settings: Settings, *, full: bool = False) -> Report:
         async with _running(make_backend(settings, languages)) as backend:
             pool = Pool(backend, {f.name: Size(0, 0) for each in languages for f in each.flavours})
             worker = make_worker(settings, pool, SystemClock())
-            examiner = Examiner(backend, worker, languages, waived=settings.waive_promises)
+            examiner = Examiner(backend, worker, languages, waived=_waived(settings))
             try:
                 await examiner.examine()
                 conformance = await _conformance(backend) if full else ()
@@ -231,6 +231,12 @@ async def _running(backend: Backend) -> AsyncIterator[Backend]:
         await backend.close()
 
 
+def _waived(settings: Settings) -> tuple[str, ...]:
+    """The promises that need not be kept; a switched-off filter waives the first."""
+    off = settings.sandbox_backend == "docker" and settings.disable_sandbox_security
+    return (*settings.waive_promises, "P1") if off else settings.waive_promises
+
+
 def make_languages(settings: Settings) -> tuple[Language, ...]:
     """The languages, with the interpreters that sandboxes will find.
 
@@ -241,6 +247,8 @@ def make_languages(settings: Settings) -> tuple[Language, ...]:
         known = load(settings.languages_dir)
     except (OSError, ValueError) as exc:
         raise BadSettings(f"LANGUAGES_DIR: {exc}") from None
+    if settings.sandbox_backend == "docker":
+        return resolve(known, lambda _: False)  # the host's interpreters say nothing of an image
     return resolve(known, lambda path: _on_host(settings.runtime_dir, path).exists())
 
 
@@ -262,7 +270,21 @@ def make_backend(settings: Settings, languages: Sequence[Language]) -> Backend:
     from code_executor.sandbox import seccomp
     from code_executor.sandbox.native import NativeBackend
 
+    if settings.sandbox_backend == "docker":
+        return _docker(settings, languages)
     runtimes = settings.runtime_dir.absolute()
+    if settings.sandbox_backend in {"gvisor", "runc"}:
+        from code_executor.sandbox.oci import OciBackend
+        from code_executor.sandbox.oci_bundle import RuntimeKind
+
+        return OciBackend(
+            RuntimeKind(settings.sandbox_backend),
+            languages=languages,
+            mounts={inside: runtimes / name for inside, name in RUNTIMES.items()},
+            seccomp_profile=settings.seccomp_profile or seccomp.default_path(),
+            default_memory_mb=settings.default_memory_mb,
+            scratch_mb=settings.max_memory_mb,
+        )
     return NativeBackend(
         languages=languages,
         mounts={inside: runtimes / name for inside, name in RUNTIMES.items()},
@@ -270,6 +292,25 @@ def make_backend(settings: Settings, languages: Sequence[Language]) -> Backend:
         workdir=settings.workdir(),
         default_memory_mb=settings.default_memory_mb,
         scratch_mb=settings.max_memory_mb,
+    )
+
+
+def _docker(settings: Settings, languages: Sequence[Language]) -> Backend:
+    """Imported only when it is asked for: the client of the engine is the slowest import here."""
+    from code_executor.sandbox import seccomp
+    from code_executor.sandbox.docker import DockerBackend
+
+    return DockerBackend(
+        languages=languages,
+        images=settings.runner_images(),
+        seccomp_profile=settings.seccomp_profile or seccomp.default_path(),
+        workdir=settings.workdir(),
+        engine=settings.docker_host,
+        host_workdir=settings.host_sandbox_dir,
+        apparmor=settings.apparmor_profile,
+        default_memory_mb=settings.default_memory_mb,
+        scratch_mb=settings.max_memory_mb,
+        waived=settings.disable_sandbox_security,
     )
 
 

@@ -82,6 +82,13 @@ _SHOWN = {
     "storage_url": "file://STORAGE_DIR",
     "sandbox_workdir": "DATA_DIR/sandboxes",
     "seccomp_profile": "the one that ships",
+    "docker_host": "unix:///var/run/docker.sock",
+    "apparmor_profile": "code-executor",
+    **{
+        f"runner_image_{name}": f"code-executor/{name}"
+        for name in ("python", "node", "ruby", "php", "go")
+    },
+    "host_sandbox_dir": "SANDBOX_WORKDIR",
     "max_concurrency": "twice the cores, at least 4",
 }
 """Defaults that are computed, or are better said in words."""
@@ -137,8 +144,9 @@ class Settings(BaseSettings):
     idempotency_ttl: Seconds = 86_400
     """How long an Idempotency-Key is remembered, likewise."""
 
-    sandbox_backend: Literal["native", "fake"] = "native"
-    """How programs are isolated: native; fake runs nothing and is for tests."""
+    sandbox_backend: Literal["native", "gvisor", "runc", "docker", "fake"] = "native"
+    """How programs are isolated: native, gvisor, runc or docker; fake runs nothing and is for
+    tests."""
     sandbox_workdir: Path | None = None
     """Directory for the sandboxes' roots and sockets."""
     runtime_dir: Path = Path(".runtime")
@@ -201,22 +209,24 @@ class Settings(BaseSettings):
     write_timeout_s: Timeout = 30.0
     """Seconds a client may refuse to read before its connection is dropped."""
 
+    docker_host: str = ""
+    """Where the docker backend finds its engine."""
     apparmor_profile: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """AppArmor profile of the docker backend's containers, where the engine's host has AppArmor."""
     runner_image_python: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """Image in which Python programs run (docker)."""
     runner_image_node: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """Image in which Node.js programs run (docker)."""
     runner_image_ruby: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """Image in which Ruby programs run (docker)."""
     runner_image_php: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """Image in which PHP programs run (docker)."""
     runner_image_go: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """Image in which Go programs run (docker)."""
     host_sandbox_dir: str = ""
-    """Reserved for the docker backend, which this version does not have."""
+    """What the engine's host calls SANDBOX_WORKDIR, when the service is in a container (docker)."""
     disable_sandbox_security: bool = False
-    """Reserved for the docker backend; no other backend honours it."""
+    """Runs containers without system call filter and AppArmor (docker); never use it."""
 
     @classmethod
     def load(cls, config_file: Path | None = None, **flags: Any) -> Self:
@@ -335,9 +345,17 @@ class Settings(BaseSettings):
         """Where the generated key of signed links is kept."""
         return self.data_dir.absolute() / "signing.key"
 
+    def runner_images(self) -> dict[str, str]:
+        """The images given, by language."""
+        prefix = "runner_image_"
+        names = [name for name in type(self).model_fields if name.startswith(prefix)]
+        return {name.removeprefix(prefix): getattr(self, name) for name in names}
+
     def unheeded(self) -> list[str]:
         """Names of the settings given that the chosen backend does not honour, for the log."""
-        docker = ("apparmor_profile", "host_sandbox_dir", "disable_sandbox_security")
+        if self.sandbox_backend == "docker":
+            return []
+        docker = ("docker_host", "apparmor_profile", "host_sandbox_dir", "disable_sandbox_security")
         images = [name for name in type(self).model_fields if name.startswith("runner_image_")]
         return [name.upper() for name in (*docker, *images) if getattr(self, name)]
 

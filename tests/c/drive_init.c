@@ -44,5 +44,5 @@ int main(int argc, char **argv)
                strcmp(argv[2], "zygote") == 0 ? WARM_ZYGOTE : WARM_NONE;
     box.argv = argv + 3;
     enter_place(argv[1]);
-    init_serve(CONTROL, &box, &none);
+    init_serve(CONTROL, CONTROL, &box, &none);
 }

@@ -65,7 +65,7 @@ def write_seeds(directory: Path) -> list[Path]:
 
 def fuzzer(target: Path, *more: str | Path, compiler: str) -> Path:
     replaced = ("-Dkill=fuzz_kill", "-Dwritev=fuzz_writev")
-    real = sources("proto", "job", "stage", "collect")
+    real = sources("proto", "identity", "job", "stage", "collect")
     return compiled(
         target, *replaced, C / "fuzz_frames.c", C / "place.c", *more, *real, compiler=compiler
     )

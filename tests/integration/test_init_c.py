@@ -29,7 +29,7 @@ def drive_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("drive") / "drive_init",
         C / "drive_init.c",
         C / "place.c",
-        *sources("proto", "stage", "collect", "program", "init", "job", "ending"),
+        *sources("proto", "identity", "stage", "collect", "program", "init", "job", "ending"),
     )
 
 

@@ -25,7 +25,7 @@ from tests.integration.host import (
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import Outcome, Plan, RunStatus
-from code_executor.sandbox import native_sandbox
+from code_executor.sandbox import running as run_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.native_sandbox import NativeSandbox
@@ -197,7 +197,7 @@ async def test_an_init_that_stands_still_does_not_hold_the_deadline_up(
 async def test_an_init_that_never_begins_is_given_up(
     backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_sandbox, "SLACK_S", 0.2)
+    monkeypatch.setattr(run_part, "SLACK_S", 0.2)
     async with prepared(backend) as sandbox:
         (init,) = inits()
         await init.end(signal.SIGSTOP)

@@ -69,7 +69,7 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
         ("API_KEYS", "token-without-label"),
         ("SIGNING_KEY", "too-short-a-key"),
         ("QUEUE_URL", "nats://localhost"),
-        ("SANDBOX_BACKEND", "docker"),
+        ("SANDBOX_BACKEND", "podman"),
         ("LOG_LEVEL", "LOUD"),
         ("FILE_TTL", "soon"),
         ("LINK_TTL", "0"),

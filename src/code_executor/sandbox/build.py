@@ -21,9 +21,20 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "init"
 BUILD = HERE / "_build"
 
-INIT_SOURCES = ("proto", "become", "stage", "collect", "program", "setup", "ending", "job", "init")
-LAUNCHER = (*INIT_SOURCES, "network", "launcher")
-ZYGOTE = ("proto", "become", "program", "zygote", "cpython")
+INIT_SOURCES = (
+    "proto",
+    "become",
+    "identity",
+    "stage",
+    "collect",
+    "program",
+    "setup",
+    "ending",
+    "job",
+    "init",
+)
+LAUNCHER = (*INIT_SOURCES, "signals", "contained", "network", "launcher")
+ZYGOTE = ("proto", "become", "identity", "program", "zygote", "cpython")
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat=2")
 HARDENING = ("-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-strict-aliasing")

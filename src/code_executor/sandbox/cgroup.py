@@ -117,6 +117,7 @@ class Group:
 
     def __init__(self, mounts: Mounts, paths: dict[str, Path]) -> None:
         self._v2 = mounts.version == 2
+        self._mounts = mounts.directories
         self._paths = {controller: str(path) for controller, path in paths.items()}
         self._distinct = tuple(dict.fromkeys(self._paths.values()))
         self._fds: dict[str, int] = {}
@@ -125,8 +126,9 @@ class Group:
 
     @property
     def path(self) -> str:
-        """Its directory in the first hierarchy."""
-        return self._distinct[0]
+        """Its path in the hierarchies, the same in each, as an OCI runtime wants to know it."""
+        controller, mount = next(iter(self._mounts.items()))
+        return f"/{os.path.relpath(self._paths[controller], mount)}"
 
     def make(self, *, memory_bytes: int, processes: int) -> None:
         """Create the directories, unless this one is used again, and set the limits."""
@@ -137,6 +139,10 @@ class Group:
             if not self._v2:
                 self._limit_sockets_v1()
         self.limit(memory_bytes=memory_bytes, processes=processes)
+        self.open_counters()
+
+    def open_counters(self) -> None:
+        """Begin to read a group that is there; one that somebody else has made, too."""
         self.cpu_us()  # its file stays open: it is read often
 
     def limit(self, *, memory_bytes: int, processes: int) -> None:
@@ -185,11 +191,13 @@ class Group:
     def _see(self, controller: str, name: str) -> str:
         return os.pread(self._fd(controller, name), 4096, 0).decode()
 
+    def files(self, name: str) -> list[str]:
+        """The paths of a control file in each hierarchy."""
+        return [f"{path}/{name}" for path in self._distinct]
+
     def procs(self) -> list[int]:
         """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
-        return [
-            os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._distinct
-        ]
+        return [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self.files("cgroup.procs")]
 
     def cpu_us(self) -> int:
         """CPU time of all processes that ever were in it, microseconds."""
@@ -257,13 +265,17 @@ class Group:
         except OSError:
             return False
 
+    def close_counters(self) -> None:
+        """Let go of what :meth:`open_counters` and the readers opened. Idempotent."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
     def remove(self) -> bool:
         """Remove the directories; ``False`` when something is still in one of them.
 
         The kernel may take milliseconds for it: not for the event loop.
         """
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        self.close_counters()
         gone = True
         for path in self._distinct:
             try:
@@ -284,6 +296,11 @@ class Tree:
         self._bases = bases
         self._paths = {controller: base / name for controller, base in bases.items()}
         self._locks: list[int] = []
+
+    @property
+    def name(self) -> str:
+        """The name of its directories, no two services' alike."""
+        return next(iter(self._paths.values())).name
 
     @property
     def version(self) -> int:
@@ -415,6 +432,14 @@ def sweep(bases: Iterable[Path]) -> Sequence[str]:
             os.close(lock)
             swept.append(entry.name)
     return swept
+
+
+def remove_empty(name: str) -> None:
+    """Remove what an OCI runtime has made for a tree in hierarchies that the tree does not use."""
+    for point, kind, _ in _mount_lines():
+        if kind in {"cgroup", "cgroup2"}:
+            with contextlib.suppress(OSError):
+                Path(point, name).rmdir()
 
 
 def _remove_tree(path: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 
 from code_executor.errors import SandboxUnavailable
@@ -33,6 +34,7 @@ from code_executor.ports import Backend
 
 ATTEMPTS = "code_executor.sandbox.conformance.attempts"
 CLOSED = "it fails closed"
+NOTHING: Mapping[str, str] = {}
 QUICK_MAIN = "from attempts import main\nmain()\n"
 _VERSION = re.compile(rb"\d+\.\d+[\w.+~-]*")
 PACKAGES_LIMITS = Limits(timeout_ms=10_000, memory_mb=512, cpu_ms=10_000)
@@ -69,17 +71,25 @@ def _attempt_sources() -> tuple[SourceFile, ...]:
     )
 
 
-async def _hostile(backend: Backend, python: Language) -> Sequence[Promise]:
-    """P1 and P7: the quick hostile attempts, and exactly the documented environment."""
+async def _hostile(
+    backend: Backend, python: Language, *, declared: Mapping[str, str]
+) -> Sequence[Promise]:
+    """P1 and P7: the quick hostile attempts, and exactly the documented environment.
+
+    ``declared``: attempts that this backend says get through, and why that gives nothing.
+    """
     request = RunRequest(
         language=python.id, code=QUICK_MAIN, args=("quick",), sources=_attempt_sources()
     )
     outcome = await run_once(backend, make_plan(request, python, inputs=[]))
     tried = [json.loads(line) for line in outcome.stdout.data.splitlines()]
-    through = [f"{a['title']}: {a['detail']}" for a in tried if not a["held"]]
+    free = [a for a in tried if not a["held"]]
+    through = [f"{a['title']}: {a['detail']}" for a in free if a["name"] not in declared]
+    known = [f"{a['title']} ({declared[a['name']]})" for a in free if a["name"] in declared]
     kept = outcome.status is RunStatus.SUCCEEDED and bool(tried) and not through
     said = outcome.stderr.data.decode("utf-8", "replace")[-200:]
-    evidence = "; ".join(through) or f"{len(tried)} hostile attempts held {said}".strip()
+    held = f"{len(tried) - len(free)} hostile attempts held {said}".strip()
+    evidence = "; ".join(through or [held, *(f"known not to be held: {one}" for one in known)])
     environment = await run_once(
         backend, _plan(python, "import os\nfor n in sorted(os.environ): print(n, os.environ[n])\n")
     )
@@ -136,7 +146,7 @@ async def _memory(backend: Backend, python: Language) -> Sequence[Promise]:
     )
 
 
-async def _neighbours(backend: Backend, python: Language) -> Sequence[Promise]:
+async def _neighbours(backend: Backend, python: Language, *, host_ids: bool) -> Sequence[Promise]:
     """P6: two runs at a time have different user ids on the host, and an empty /dev/shm each."""
     code = (
         "import os, time\n"
@@ -147,8 +157,10 @@ async def _neighbours(backend: Backend, python: Language) -> Sequence[Promise]:
     )
     outcomes = await asyncio.gather(*(run_once(backend, _plan(python, code)) for _ in range(2)))
     said = [outcome.stdout.data.decode().splitlines() for outcome in outcomes]
-    kept = all(len(s) == 2 and s[1] == "[] []" for s in said) and said[0][0] != said[1][0]
-    evidence = "two runs at a time had different user ids and saw nothing of each other"
+    kept = all(len(s) == 2 and s[1] == "[] []" for s in said)
+    kept = kept and (not host_ids or said[0][0] != said[1][0])
+    ids = "had different user ids and " if host_ids else ""
+    evidence = f"two runs at a time {ids}saw nothing of each other"
     return (
         _row(
             "P6",
@@ -176,20 +188,42 @@ async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
 
 
 Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
-LOOKS: tuple[Look, ...] = (_hostile, _deadline, _memory, _neighbours, _truth)
+LOOKS: dict[str, Look] = {
+    "deadline": _deadline,
+    "memory": _memory,
+    "truth": _truth,
+}
 
 
-async def probe(backend: Backend, python: Language | None) -> Sequence[Promise]:
-    """All rows, by promise number; P12 (it fails closed) tells whether every probe ran."""
+async def probe(
+    backend: Backend,
+    python: Language | None,
+    *,
+    host_ids: bool = True,
+    declared: Mapping[str, str] = NOTHING,
+) -> Sequence[Promise]:
+    """All rows, by promise number; P12 (it fails closed) tells whether every probe ran.
+
+    ``host_ids``: two runs at a time differ in the host's user ids, and can tell. Where the ids
+    inside are not the host's (a kernel of its own, an engine's container) they cannot.
+    ``declared``: see :func:`_hostile`; it is told as evidence.
+    """
     if python is None:
         return [_row("P12", CLOSED, False, "the probes need Python", "make up")]
     rows: list[Promise] = []
     failed: list[str] = []
-    for look in LOOKS:
+    neighbours = partial(_neighbours, host_ids=host_ids)
+    hostile = partial(_hostile, declared=declared)
+    looks: Sequence[tuple[str, Look]] = [
+        ("hostile", hostile),
+        *LOOKS.items(),
+        ("neighbours", neighbours),
+    ]
+    for name, look in looks:
         try:
             rows += await look(backend, python)
         except (SandboxUnavailable, ValueError, KeyError) as error:
-            failed.append(f"{look.__name__.strip('_')}: {error}")
+            failed.append(f"{name}: {error}")
     evidence = "; ".join(failed) or "every probe ran in a real sandbox"
     rows.append(_row("P12", CLOSED, not failed, evidence, "see the service's log"))
     return sorted(rows, key=lambda row: int(row.id[1:]))

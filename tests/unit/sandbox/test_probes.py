@@ -16,8 +16,16 @@ from code_executor.sandbox.fake import FakeBackend, said
 
 LANGUAGES = {language.id: language for language in load()}
 PYTHON = LANGUAGES["python"]
-HELD = json.dumps({"title": "read /etc/shadow", "held": True, "detail": ""}) + "\n"
-THROUGH = json.dumps({"title": "read /etc/shadow", "held": False, "detail": "it was read"}) + "\n"
+HELD = (
+    json.dumps({"name": "read_shadow", "title": "read /etc/shadow", "held": True, "detail": ""})
+    + "\n"
+)
+THROUGH = (
+    json.dumps(
+        {"name": "read_shadow", "title": "read /etc/shadow", "held": False, "detail": "it was read"}
+    )
+    + "\n"
+)
 
 
 class Host:
@@ -129,6 +137,16 @@ async def test_runs_that_see_each_other_break_p6(pair: list[str]) -> None:
     host = Host()
     host.neighbours = iter(pair)
     assert broken(await rows(host)) == {"P6"}
+
+
+async def test_a_declared_attempt_is_told_and_breaks_nothing() -> None:
+    host = Host()
+    host.hostile = said(HELD + THROUGH)
+    declared = {"read_shadow": "there is nothing in it"}
+    found = await probes.probe(FakeBackend(host), PYTHON, declared=declared)
+    row = next(row for row in found if row.id == "P1")
+    assert row.kept
+    assert "there is nothing in it" in row.evidence
 
 
 async def test_a_followed_link_breaks_p5() -> None:

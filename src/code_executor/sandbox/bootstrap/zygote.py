@@ -9,6 +9,9 @@ calls :func:`begin` with the job of its run, runs ``/work/main.py`` and finalize
 CPython's own functions. So ``__main__``, tracebacks, the recursion limit, exit codes and ``atexit``
 are what ``python3 main.py`` gives.
 
+Where no zygote can fork into a sandbox (``CE_SINGLE``, init/contained.c), the interpreter starts in
+the sandbox, waits in the hook for the job of its only run and goes on like such a child.
+
 What differs from a new interpreter is written down in ``docs/languages.md``.
 """
 
@@ -21,7 +24,7 @@ import sys
 import types
 
 HERE = "/opt/ahead/python"
-OWN = ("PYTHONPATH", "CE_PRELOAD")
+OWN = ("PYTHONPATH", "CE_PRELOAD", "CE_SINGLE")
 MAIN = "/work/main.py"
 WARM: set[str] = set()
 USUAL_JOB = bytearray()  # no arguments, and the environment that is there already
@@ -146,7 +149,7 @@ def vanish() -> None:
     """Remove this module, its directory and its variables; load the system's ``sitecustomize``."""
     for name in OWN:
         LIBRARY.zygote_forget(name.encode())
-        del os.environ[name]
+        os.environ.pop(name, None)
     sys.path.remove(HERE)
     sys.path_importer_cache.pop(HERE, None)
     del sys.modules["sitecustomize"]
@@ -164,6 +167,7 @@ def install() -> None:
     """
     if sys.version_info < (3, 10):  # noqa: UP036 - the interpreter of programs, not of the service
         raise ImportError("needs Python 3.10")
+    single = "CE_SINGLE" in os.environ
     warm_up()
     vanish()
     variables = (name + b"=" + value for name, value in os.environb.items())
@@ -171,7 +175,7 @@ def install() -> None:
     WARM.update(sys.modules)
     WARM.difference_update(SPECIAL)
     functions = (ctypes.py_object(function) for function in (touch, begin, end))
-    LIBRARY.cpython_setup(*functions, sys.version_info.minor)
+    LIBRARY.cpython_setup(*functions, sys.version_info.minor, single)
     sys.path_hooks.insert(0, HOOK)
     gc.collect()
     gc.freeze()

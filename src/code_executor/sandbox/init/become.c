@@ -74,16 +74,22 @@ static const char *set_limits(uint32_t processes)
             return "rlimit";
         struct rlimit limit = {at_most(LIMITS[i].soft, now.rlim_max),
                                at_most(LIMITS[i].hard, now.rlim_max)};
-        if (setrlimit(resource, &limit) < 0)
+        /* gVisor lets nobody change some of them; the runtime has set those. */
+        if (setrlimit(resource, &limit) < 0 &&
+            (now.rlim_cur > limit.rlim_cur || now.rlim_max > limit.rlim_max))
             return "rlimit";
     }
     /* Per (uid, user namespace), and the uid is this run's alone; the pids cgroup bounds it too. */
     struct rlimit limit = {processes, processes};
+    if (processes == 0)
+        return NULL;
     return setrlimit(RLIMIT_NPROC, &limit) < 0 ? "rlimit nproc" : NULL;
 }
 
 static const char *drop_privileges(void)
 {
+    if (getuid() == PROGRAM_UID)
+        return nothing_to_drop() < 0 ? "privileges are left" : NULL;
     for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
         if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
             return "bounding set";
@@ -98,7 +104,8 @@ static const char *drop_privileges(void)
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     if (syscall(SYS_capset, &header, none) < 0)
         return "capset";
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+    /* gVisor knows no ambient set. */
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
         return "ambient set";
     return NULL;
 }
@@ -132,7 +139,7 @@ const char *become_program(uint32_t processes, const struct filter *filter, int 
         return failed;
     if ((failed = drop_privileges()))
         return failed;
-    if (syscall(SYS_close_range, (unsigned)keep + 1, ~0U, 0) < 0)
+    if (syscall(SYS_close_range, (unsigned)keep + 1, FD_LAST, 0) < 0)
         return "close descriptors";
     return confine(filter);
 }

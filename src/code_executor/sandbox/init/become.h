@@ -13,6 +13,7 @@
 enum {
     PROGRAM_UID = 1000, /* inside the sandbox's user namespace */
     PROGRAM_GID = 1000,
+    FD_LAST = 0x7fffffff, /* for close_range(2): gVisor takes no higher one */
 };
 
 struct filter {
@@ -23,9 +24,17 @@ struct filter {
 /* Read a BPF program from `fd`; -1 with errno. */
 int filter_read(int fd, struct filter *filter);
 
+/* 0 when this process has no capability and no group but PROGRAM_GID, and can get none: where init
+ * is PROGRAM_UID itself, nobody in the sandbox could drop any. -1 with errno otherwise. */
+int nothing_to_drop(void);
+
+/* Make files as the program's user, with its permissions only, and as ourselves again. */
+void act_as_program(void);
+void act_as_init(void);
+
 /* Session, signals, directory, limits, identity, capabilities, filter: in this order.
  *
- * `keep` is the highest descriptor to keep open. Returns NULL, or the name of the step that
+ * `processes` 0 leaves RLIMIT_NPROC alone. `keep` is the highest descriptor to keep open. Returns NULL, or the name of the step that
  * failed, with errno; the caller must then end the process. */
 const char *become_program(uint32_t processes, const struct filter *filter, int keep);
 

@@ -27,13 +27,40 @@ struct walk {
     int truncated, broken;
 };
 
+/* Where there is no openat2(2) (gVisor): a component at a time, no link followed, none upwards. */
+static int open_stepwise(int dir, const char *path, int flags)
+{
+    char name[256];
+    int at = dir;
+    for (;;) {
+        size_t length = strcspn(path, "/");
+        int last = path[length] == 0;
+        int fd = -1;
+        memcpy(name, path, length < sizeof name ? length : 0);
+        name[length < sizeof name ? length : 0] = 0;
+        errno = EINVAL;
+        if (*name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+            fd = openat(at, name,
+                        (last ? flags : O_RDONLY | O_DIRECTORY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        int saved = errno;
+        if (at != dir)
+            close(at);
+        errno = saved;
+        if (fd < 0 || last)
+            return fd;
+        at = fd;
+        path += length + 1;
+    }
+}
+
 static int open_beneath(int dir, const char *path, int flags)
 {
     struct open_how how = {
         .flags = (unsigned)(flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC),
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS,
     };
-    return (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+    int fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+    return fd < 0 && errno == ENOSYS ? open_stepwise(dir, path, flags) : fd;
 }
 
 static uint8_t type_letter(mode_t mode)

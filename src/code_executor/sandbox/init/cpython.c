@@ -68,6 +68,7 @@ static struct {
     PyObject *begin; /* (job: bytes): put the run's arguments and environment in place */
     PyObject *end;   /* () -> how much of the interpreter's end is needed, enum rest */
     int minor;       /* of the interpreter's version */
+    int single;      /* it is in its sandbox already and serves one run itself, without a fork */
 } python;
 /* sys.modules when the zygote was warm, in its order: compared by address, since to count a
  * reference in each key would copy half of the pages that are shared with the zygote. */
@@ -79,12 +80,13 @@ static struct stat streams[3];
 static PyObject *standard[2]; /* sys.stdout and sys.stderr */
 static int exit_code;
 
-void cpython_setup(PyObject *touch, PyObject *begin, PyObject *end, int minor)
+void cpython_setup(PyObject *touch, PyObject *begin, PyObject *end, int minor, int single)
 {
     python.touch = touch;
     python.begin = begin;
     python.end = end;
     python.minor = minor;
+    python.single = single;
     Py_IncRef(touch);
     Py_IncRef(begin);
     Py_IncRef(end);
@@ -304,7 +306,7 @@ PyObject *cpython_main(PyObject *path)
     char *job;
     (void)path;
     remember_modules(); /* only now: importing puts a module at the end once more when it is done */
-    if (zygote_serve(&HOOKS) < 0) {
+    if (!python.single && zygote_serve(&HOOKS) < 0) {
         fputs("zygote: cannot serve\n", stderr);
         _exit(1);
     }

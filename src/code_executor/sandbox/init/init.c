@@ -82,7 +82,7 @@ static void start_warm(struct init *s)
 /* The interpreter writes one byte when it waits; the host may give up meanwhile. */
 static void await_warm(struct init *s)
 {
-    struct pollfd polled[] = {{s->program.go, POLLIN, 0}, {s->control, 0, 0}};
+    struct pollfd polled[] = {{s->program.go, POLLIN, 0}, {s->host, 0, 0}};
     uint8_t byte;
     while (poll(polled, 2, -1) < 0 && errno == EINTR)
         continue;
@@ -97,7 +97,7 @@ static void wait_and_serve(struct init *s)
 {
     struct program *p = &s->program;
     struct pollfd polled[] = {
-        {s->control, POLLIN, 0},   {s->children, POLLIN, 0},
+        {s->host, POLLIN, 0},   {s->children, POLLIN, 0},
         {p->out, POLLIN, 0},       {p->err, POLLIN, 0},
         {s->wait_room ? p->in : -1, POLLOUT, 0}, {p->ending, POLLIN, 0},
     };
@@ -124,9 +124,10 @@ static void wait_and_serve(struct init *s)
         ended_outside(s);
 }
 
-_Noreturn void init_serve(int control, const struct sandbox *sandbox, const struct filter *filter)
+_Noreturn void init_serve(int in, int out, const struct sandbox *sandbox,
+                          const struct filter *filter)
 {
-    struct init s = {.control = control, .staging = -1, .sandbox = sandbox, .filter = filter};
+    struct init s = {.host = in, .control = out, .staging = -1, .sandbox = sandbox, .filter = filter};
     s.program = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
     sigset_t child;
     sigemptyset(&child);
@@ -144,7 +145,7 @@ _Noreturn void init_serve(int control, const struct sandbox *sandbox, const stru
         start_warm(&s);
         await_warm(&s);
     }
-    must_send(send_frame(control, FRAME_READY, NULL, 0));
+    must_send(send_frame(out, FRAME_READY, NULL, 0));
     for (;;)
         wait_and_serve(&s);
 }

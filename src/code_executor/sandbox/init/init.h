@@ -5,7 +5,9 @@
 #include "become.h"
 #include "setup.h"
 
-/* Serve one job over `control`; never returns. */
-_Noreturn void init_serve(int control, const struct sandbox *sandbox, const struct filter *filter);
+/* Serve one job: frames of the host come on `in`, init's go out on `out`, which may be the same;
+ * never returns. */
+_Noreturn void init_serve(int in, int out, const struct sandbox *sandbox,
+                          const struct filter *filter);
 
 #endif

@@ -192,7 +192,7 @@ void on_frame(struct init *s)
 {
     uint8_t type, *payload;
     uint32_t size;
-    if (receive_frame(s->control, &type, &payload, &size) <= 0)
+    if (receive_frame(s->host, &type, &payload, &size) <= 0)
         leave();
     struct cursor c = {payload, size, 0};
     if (!in_order(s, type)) {

@@ -31,9 +31,11 @@
 #include <unistd.h>
 
 #include "become.h"
+#include "contained.h"
 #include "init.h"
 #include "network.h"
 #include "proto.h"
+#include "signals.h"
 
 enum { COMMAND_FD = 3, FILTER_FD = 4, REQUEST_MAX = 128 * 1024, FDS_MAX = 8, STRINGS_MAX = 1024 };
 
@@ -171,12 +173,12 @@ static _Noreturn void sandbox_child(int control, int gate, const struct sandbox 
     uint8_t go;
     struct sigaction plain = {.sa_handler = SIG_DFL};
     if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(control, 3, O_CLOEXEC) < 0 ||
-        dup3(gate, 4, O_CLOEXEC) < 0 || syscall(SYS_close_range, 5U, ~0U, 0) < 0)
+        dup3(gate, 4, O_CLOEXEC) < 0 || syscall(SYS_close_range, 5U, FD_LAST, 0) < 0)
         _exit(1);
     if (read(4, &go, 1) != 1)
         _exit(1);
     close(4);
-    init_serve(3, box, filter);
+    init_serve(3, 3, box, filter);
 }
 
 /* The kernel charges message queues, pending signals and locked memory of a user namespace to the
@@ -287,7 +289,7 @@ static _Noreturn void zygote_child(const struct request *r, char **argv, char **
     if (dup3(high[0], COMMAND_FD, 0) < 0 || dup2(high[1], 0) < 0 || dup2(high[2], 1) < 0 ||
         dup2(high[3], 2) < 0 || dup3(FILTER_FD, 31, 0) < 0 || dup3(31, FILTER_FD, 0) < 0)
         _exit(126);
-    syscall(SYS_close_range, 5U, ~0U, 0);
+    syscall(SYS_close_range, 5U, FD_LAST, 0);
     /* Its fds 3 and 4 are the command socket and the filter; launcher.c's own ones are gone. */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || setsid() < 0 || own_work() < 0)
         _exit(126);
@@ -335,22 +337,10 @@ static int drop_oom_shield(void)
 
 /* ── the process ──────────────────────────────────────────────────────────────────────────── */
 
-/* Programs inherit what is ignored here: of whoever started the service, and of the ground process,
- * which was Python. By the bare call, because libc does not let go of the signals it uses itself. */
-static void default_signals(void)
+int main(int argc, char **argv)
 {
-    struct {
-        void *handler;
-        unsigned long flags;
-        void *restorer;
-        uint64_t mask;
-    } plain = {0};
-    for (int number = 1; number <= 64; number++)
-        (void)syscall(SYS_rt_sigaction, number, &plain, NULL, sizeof plain.mask);
-}
-
-int main(void)
-{
+    if (argc > 1 && strcmp(argv[1], "--contained") == 0)
+        contained_main(argc, argv);
     struct filter filter = {NULL, 0};
     struct request r = {.bytes = malloc(REQUEST_MAX)};
     /* Children are watched through their pidfds and channels; nobody waits for them here. */

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/fsuid.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -52,10 +51,10 @@ static int pipe_with(int *near, int *far, int near_writes)
 /* The program's standard streams belong to it, so that it can open /dev/stdout. */
 static int stream_pipes(struct program *p, struct far_ends *far)
 {
-    setfsuid(PROGRAM_UID);
+    act_as_program();
     int failed = pipe_with(&p->in, &far->in, 1) < 0 || pipe_with(&p->out, &far->out, 0) < 0 ||
                  pipe_with(&p->err, &far->err, 0) < 0;
-    setfsuid(0);
+    act_as_init();
     return failed ? -1 : 0;
 }
 

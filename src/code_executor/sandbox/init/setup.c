@@ -18,7 +18,7 @@
 static int own_session(const struct sandbox *sandbox)
 {
     (void)sandbox;
-    return setsid() < 0 ? -1 : 0;
+    return setsid() < 0 && errno != EPERM ? -1 : 0; /* a runtime may have done it */
 }
 
 static int become_root_inside(const struct sandbox *sandbox)
@@ -107,7 +107,7 @@ static int mount_shm(const struct sandbox *sandbox)
 static int make_outputs(const struct sandbox *sandbox)
 {
     (void)sandbox;
-    if (mkdir("/work/outputs", 0755) < 0)
+    if (mkdir("/work/outputs", 0755) < 0 && errno != EEXIST)
         return -1;
     return chown("/work/outputs", PROGRAM_UID, PROGRAM_GID);
 }
@@ -121,6 +121,8 @@ static int keep_few_capabilities(const struct sandbox *sandbox)
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{kept, kept, 0}, {0, 0, 0}};
     (void)sandbox;
+    if (geteuid() == PROGRAM_UID)
+        return nothing_to_drop();
     for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
         if ((cap > 31 || !(kept & 1U << cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
             errno != EINVAL)
@@ -134,10 +136,12 @@ static int no_new_privileges(const struct sandbox *sandbox)
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-static const struct {
+struct step {
     const char *name;
     int (*run)(const struct sandbox *sandbox);
-} STEPS[] = {
+};
+
+static const struct step STEPS[] = {
     {"own session", own_session},
     {"root inside", become_root_inside},
     {"die with launcher", die_with_launcher},
@@ -152,12 +156,23 @@ static const struct {
     {"make outputs", make_outputs},
     {"keep few capabilities", keep_few_capabilities},
     {"no new privileges", no_new_privileges},
+    {NULL, NULL},
+};
+
+/* The runtime has done the rest. */
+static const struct step CONTAINED_STEPS[] = {
+    {"own session", own_session},
+    {"hide memory", hide_memory},
+    {"make outputs", make_outputs},
+    {"keep few capabilities", keep_few_capabilities},
+    {"no new privileges", no_new_privileges},
+    {NULL, NULL},
 };
 
 const char *setup_sandbox(const struct sandbox *sandbox)
 {
-    for (size_t i = 0; i < sizeof STEPS / sizeof *STEPS; i++)
-        if (STEPS[i].run(sandbox) < 0)
-            return STEPS[i].name;
+    for (const struct step *step = sandbox->contained ? CONTAINED_STEPS : STEPS; step->name; step++)
+        if (step->run(sandbox) < 0)
+            return step->name;
     return NULL;
 }

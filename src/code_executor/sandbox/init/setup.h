@@ -9,6 +9,7 @@ struct sandbox {
     uint32_t processes;             /* RLIMIT_NPROC of the program */
     uint32_t scratch_mb;            /* size of each of /work, /tmp and /dev/shm */
     uint8_t warm;                   /* enum warm */
+    uint8_t contained;              /* a container runtime has isolated us (contained.c) */
     uint8_t networked;              /* a network namespace to use again came with the request */
     char *source;                   /* created empty before that: some open it at their start */
     char **argv, **env;             /* of the interpreter to start ahead (WARM_EXEC) */

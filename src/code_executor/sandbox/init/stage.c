@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -54,8 +53,7 @@ int stage_open(const char *path)
         return -1;
     }
     /* As the program's user: the files are its own, and its permissions are all that is used. */
-    setfsgid(PROGRAM_GID);
-    setfsuid(PROGRAM_UID);
+    act_as_program();
     const char *leaf = NULL;
     int dir = open_parents(path, &leaf);
     int file = -1;
@@ -66,7 +64,6 @@ int stage_open(const char *path)
         close(dir);
         errno = saved;
     }
-    setfsuid(0);
-    setfsgid(0);
+    act_as_init();
     return file;
 }

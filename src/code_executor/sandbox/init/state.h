@@ -11,7 +11,9 @@
 #include "setup.h"
 
 struct init {
-    int control, children, work, staging;
+    int host;    /* the host's frames are read here */
+    int control; /* ours are written here; in a sandbox of the launcher's the same socket */
+    int children, work, staging;
     const struct sandbox *sandbox;
     const struct filter *filter;
     struct program program;

@@ -16,8 +16,7 @@ def files_of_the_host() -> None:
     """Look at homes, state, configuration and sockets of the host."""
     absent("/root/.bashrc", "/root/.ssh", "/etc/shadow", "/etc/ssh", "/etc/sudoers",
            "/etc/machine-id", "/var/lib/dpkg", "/var/log", "/boot/vmlinuz", "/run/systemd",
-           "/run/docker.sock", "/srv", "/mnt", "/media", "/lost+found", "/.dockerenv",
-           "/initrd.img")  # fmt: skip
+           "/run/docker.sock", "/srv", "/mnt", "/media", "/lost+found", "/initrd.img")  # fmt: skip
     unreadable(
         "/root",
         "/home",
@@ -29,6 +28,12 @@ def files_of_the_host() -> None:
         "/etc/shadow-",
         "/etc/gshadow",
     )
+
+
+@attempt("P1", quick=True)
+def traces_of_an_engine() -> None:
+    """Tell from files that an engine has made the sandbox."""
+    absent("/.dockerenv", "/run/.containerenv")
 
 
 @attempt("P1", quick=True)

@@ -1,0 +1,158 @@
+"""One sandbox that an OCI runtime keeps: prepared, run once, destroyed. See :mod:`.oci`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from code_executor.errors import SandboxUnavailable
+from code_executor.model import MIB, Plan
+from code_executor.sandbox.cgroup import Group
+from code_executor.sandbox.native_sandbox import PREPARE_TIMEOUT_S, REMOVE_TIMEOUT_S, readable
+from code_executor.sandbox.oci_bundle import RuntimeKind
+from code_executor.sandbox.oci_runtime import Runtime
+from code_executor.sandbox.running import RunsPlans
+from code_executor.sandbox.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a runtime itself takes of a sandbox's limits, beside init and the program."""
+
+    memory_bytes: int
+    processes: int
+
+
+OWN = {
+    RuntimeKind.RUNC: Own(0, 1),
+    # Its kernel is a process of the host: some 40 MiB, and a thread for each of the program's.
+    RuntimeKind.GVISOR: Own(48 * MIB, 192),
+}
+
+
+class OciSandbox(RunsPlans):
+    """One sandbox: its init, its cgroup, its bundle.
+
+    ``on_gone`` is called once when it has been destroyed, with whether nothing of it is left.
+    """
+
+    def __init__(
+        self,
+        flavour: str,
+        runtime: Runtime,
+        group: Group,
+        name: str,
+        on_gone: Callable[[OciSandbox, bool], None],
+    ) -> None:
+        super().__init__()
+        self._flavour = flavour
+        self._runtime = runtime
+        self._group = group
+        self._on_gone = on_gone
+        self._own = OWN[runtime.kind]
+        self._bundle: Path | None = None
+        self._pidfd = -1
+        self._destroying: asyncio.Task[None] | None = None
+        self.name = name
+
+    @property
+    def flavour(self) -> str:
+        """The flavour it was prepared as."""
+        return self._flavour
+
+    def alive(self) -> bool:
+        """Whether init, and with it what waits inside, is still there."""
+        return self._session is not None and not self._session.closed and self._destroying is None
+
+    async def start(
+        self, bundle: Callable[[], Path], *, memory: int, processes: int, warm: bool
+    ) -> None:
+        """Make it all, until init says READY.
+
+        Raises:
+            SandboxUnavailable: a step failed; the caller destroys what there is.
+        """
+        self._warm = warm
+        self._group.make(
+            memory_bytes=memory + self._own.memory_bytes, processes=processes + self._own.processes
+        )
+        self._bundle = bundle()
+        joined = self._group.files("cgroup.procs")
+        ours, theirs = socket.socketpair()
+        try:
+            # The session reads while the runtime works: init's first words may be its last.
+            self._session = Session(ours)
+            procs = joined if self._runtime.kind is RuntimeKind.GVISOR else ()
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                pid = await self._runtime.run(self.name, self._bundle, theirs, procs)
+                theirs.close()
+                self._pidfd = os.pidfd_open(pid)
+                await self._session.ready()
+        except TimeoutError:
+            raise SandboxUnavailable("it was not ready in time", step="ready") from None
+        except ProcessLookupError:
+            raise SandboxUnavailable("it ended at once", step="start") from None
+        finally:
+            theirs.close()
+
+    # ── what a run needs of it ──
+
+    @property
+    def _counters(self) -> Group:
+        return self._group
+
+    def _limit_group(self, plan: Plan) -> None:
+        self._group.limit(
+            memory_bytes=plan.limits.memory_mb * MIB + self._own.memory_bytes,
+            processes=plan.processes + self._own.processes,
+        )
+
+    def _kill(self) -> None:
+        """All processes: of runc's the kernel ends the rest with PID 1, of gVisor's it does not."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._group.kill()
+
+    # ── ending ──
+
+    async def destroy(self) -> None:
+        """Leave nothing; see ``ports.Sandbox.destroy``."""
+        if self._destroying is None:
+            self._destroying = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
+
+    async def _destroy(self) -> None:
+        self._disarm()
+        if self._session is not None:
+            self._session.close()
+        self._kill()
+        if self._pidfd >= 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                    await readable(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        forgotten = self._bundle is None or await self._runtime.delete(self.name)
+        clean = await self._remove_group()
+        if self._bundle is not None:
+            shutil.rmtree(self._bundle, ignore_errors=True)
+        self._on_gone(self, clean and forgotten)
+
+    async def _remove_group(self) -> bool:
+        """The cgroup empties a moment after the last process is reaped."""
+        deadline = time.monotonic() + REMOVE_TIMEOUT_S
+        while not self._group.remove():
+            if time.monotonic() > deadline:
+                return False
+            self._group.kill()
+            await asyncio.sleep(0.01)
+        return True

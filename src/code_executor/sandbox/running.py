@@ -1,0 +1,232 @@
+"""Running a plan over a session: the same for every backend whose sandboxes have our init.
+
+Theory of operation. :class:`RunsPlans` sends a plan's files and programs to init, arms the watch
+while a program runs, ends what the watch has decided to end, fetches the artifacts and says how it
+went. What differs between the backends is behind four names: ``_counters`` (what the kernel counts
+of this sandbox), ``_limit_group`` (the run's own limits, known only now), ``_kill`` (for an init
+that does not answer) and ``name``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from code_executor.errors import SandboxUnavailable
+from code_executor.model import (
+    MIB,
+    ArtifactFile,
+    Limits,
+    Outcome,
+    Phase,
+    Plan,
+    RunStatus,
+    Skipped,
+    Usage,
+)
+from code_executor.sandbox.artifacts import choose
+from code_executor.sandbox.frames import Ended
+from code_executor.sandbox.launcher import environment
+from code_executor.sandbox.session import Session
+from code_executor.sandbox.watch import FLOOD, OOM, Counters, Verdict, Watch
+
+log = structlog.get_logger(__name__)
+
+KILL_GRACE_S = 0.5
+SLACK_S = 20.0  # staging and listing, which the watch's clock does not count
+COLLECT_TIMEOUT_S = 10.0
+
+
+class RunCounters(Counters, Protocol):
+    """What is read of a sandbox's processes; ``cgroup.Group`` is one."""
+
+    def peak_bytes(self) -> int | None:
+        """The highest memory use so far; ``None`` where nobody counts it."""
+        ...
+
+
+class RunsPlans(ABC):
+    """A sandbox with a session to its init."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._warm = False  # an interpreter waits inside
+        self._hard_kill: asyncio.TimerHandle | None = None
+
+    @property
+    @abstractmethod
+    def _counters(self) -> RunCounters: ...
+
+    @abstractmethod
+    def _limit_group(self, plan: Plan) -> None:
+        """Set the run's limits.
+
+        Raises:
+            SandboxUnavailable: what waits inside is larger than they are.
+        """
+
+    @abstractmethod
+    def _kill(self) -> None:
+        """End everything in the sandbox, PID 1 included."""
+
+    async def run(self, plan: Plan) -> Outcome:
+        """Execute the plan; see ``ports.Sandbox.run``."""
+        session = self._session
+        if session is None or session.closed:
+            raise SandboxUnavailable("the sandbox died before its run", step="start")
+        watch = Watch(self._counters, plan.limits, self._stop)
+        session.on_began = watch.began
+        session.on_ended = watch.ended
+        session.on_flood = lambda: watch.decide(FLOOD)
+        progress = _Progress()
+        try:
+            self._limit(plan, watch)
+            async with asyncio.timeout(plan.limits.timeout_ms / 1000 + SLACK_S):
+                await self._programs(session, plan, watch, progress)
+        except TimeoutError:
+            raise SandboxUnavailable("init does not answer", step="deadline") from None
+        except SandboxUnavailable:
+            watch.ended()
+            if watch.final() is None:
+                raise
+        finally:
+            watch.ended()
+            self._disarm()
+        artifacts, skipped = await self._collect(session, plan.limits)
+        return self._outcome(session, watch, progress, artifacts, skipped)
+
+    def _limit(self, plan: Plan, watch: Watch) -> None:
+        """The run's own limits; an interpreter that waits may be larger than the run may be."""
+        try:
+            self._limit_group(plan)
+        except SandboxUnavailable:
+            watch.decide(OOM)
+            raise
+
+    async def _programs(
+        self, session: Session, plan: Plan, watch: Watch, progress: _Progress
+    ) -> None:
+        before = session.stage(plan)
+        env = environment(dict(plan.env))
+        for step in plan.steps:
+            last = step is plan.steps[-1]
+            warm = plan.warm and last and self._warm
+            argv = plan.args if warm else (*step.argv, *(plan.args if last else ()))
+            progress.phase = step.phase
+            progress.ended = None
+            if warm:
+                watch.began()  # it starts as soon as init has read this: no need to be told
+            progress.ended = await session.execute(argv, env, warm=warm, before=before)
+            progress.wall_us += progress.ended.wall_us
+            before = b""
+            if step.phase is Phase.COMPILE:
+                progress.compile_ms = round(watch.wall_s * 1000)
+            if progress.ended.wait_status != 0 or watch.final() is not None:
+                return
+
+    def _stop(self, verdict: Verdict) -> None:
+        """The watch has decided: end the program, tidily if init still answers."""
+        del verdict
+        assert self._session is not None
+        self._session.kill()
+        loop = asyncio.get_running_loop()
+        self._hard_kill = loop.call_later(KILL_GRACE_S, self._kill_hard)
+
+    def _disarm(self) -> None:
+        if self._hard_kill is not None:
+            self._hard_kill.cancel()
+            self._hard_kill = None
+
+    def _kill_hard(self) -> None:
+        log.warning("init_did_not_answer", sandbox=self.name)
+        self._kill()
+
+    async def _collect(
+        self, session: Session, limits: Limits
+    ) -> tuple[list[ArtifactFile], list[Skipped]]:
+        """The files the program left; a sandbox that is gone by now left none."""
+        choice = choose(session.entries, limits, truncated=session.entries_truncated)
+        files: list[ArtifactFile] = []
+        skipped = list(choice.skipped)
+        try:
+            async with asyncio.timeout(COLLECT_TIMEOUT_S):
+                for path, name, size in choice.fetch:
+                    content = await session.get(path, limits.max_artifact_bytes)
+                    if content is None:
+                        skipped.append(Skipped(name, "it could not be read", size))
+                    else:
+                        files.append(ArtifactFile(name, content))
+        except (SandboxUnavailable, TimeoutError):
+            lost = choice.fetch[len(files) :]
+            skipped += [Skipped(name, "the sandbox ended before", size) for _, name, size in lost]
+        return files, skipped
+
+    def _outcome(
+        self,
+        session: Session,
+        watch: Watch,
+        progress: _Progress,
+        artifacts: Sequence[ArtifactFile],
+        skipped: Sequence[Skipped],
+    ) -> Outcome:
+        verdict = watch.final()
+        exit_code, signal_name = _exit_facts(progress.ended, verdict)
+        status = RunStatus.SUCCEEDED if exit_code == 0 else RunStatus.FAILED
+        stdout, stderr = session.stdout.output(), session.stderr.output()
+        return Outcome(
+            status=verdict.status if verdict else status,
+            exit_code=exit_code,
+            signal=signal_name,
+            phase=progress.phase,
+            limit_hit=verdict.limit_hit if verdict else None,
+            reason=verdict.reason if verdict else None,
+            stdout=stdout,
+            stderr=stderr,
+            usage=Usage(
+                # A busy host may hear of a start late; init measures, the host's clock decides.
+                wall_ms=round(max(watch.wall_s * 1000, progress.wall_us / 1000)),
+                cpu_ms=round(watch.cpu_us() / 1000),
+                max_rss_mb=self._peak_mb(progress),
+                compile_ms=progress.compile_ms,
+                output_bytes=stdout.total_bytes + stderr.total_bytes,
+            ),
+            artifacts=tuple(artifacts),
+            skipped=tuple(skipped),
+        )
+
+    def _peak_mb(self, progress: _Progress) -> int:
+        peak = self._counters.peak_bytes()
+        if peak is None:
+            peak = progress.ended.maxrss_kb * 1024 if progress.ended else 0
+        return -(-peak // MIB)
+
+
+class _Progress:
+    """How far a plan has come; what is known when it stops there."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.RUN
+        self.ended: Ended | None = None
+        self.compile_ms: int | None = None
+        self.wall_us = 0  # by init's clock
+
+
+def _exit_facts(ended: Ended | None, verdict: Verdict | None) -> tuple[int | None, str | None]:
+    """Exit code and signal name from the wait status; neither when the service ended it."""
+    if ended is None or verdict is not None:
+        return None, None
+    if os.WIFSIGNALED(ended.wait_status):
+        number = os.WTERMSIG(ended.wait_status)
+        with contextlib.suppress(ValueError):
+            return None, signal.Signals(number).name
+        return None, f"SIG{number}"
+    return os.WEXITSTATUS(ended.wait_status), None

@@ -1,0 +1,171 @@
+"""A Docker engine of the tests' own: Debian's dockerd, without network, with its own data.
+
+Theory of operation. No registry is needed: the base image is a Debian tree that ``debootstrap``
+makes with the languages in it, imported under the name that the Dockerfiles of ``runners/`` start
+from. Those find everything there and so build without a network. Tree and images stay in a cache
+outside of the checkout (``XDG_CACHE_HOME``), locked while an engine uses it: the first start takes
+minutes, later ones seconds. The engine is ended by its pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LANGUAGES = ("python", "node", "ruby", "php", "go")
+BASE = "debian:bookworm-slim"
+TREE = "code-executor-tests/tree"
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "gcc", "golang-go", "libc6-dev", "nodejs", "php-cli", "python3",
+            "python3-venv", "ruby")  # fmt: skip
+START_TIMEOUT_S = 60.0
+
+
+class NoEngine(Exception):
+    """An engine cannot be started on this host; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine."""
+
+    address: str
+
+    def docker(self, *args: str, stdin: int | None = None) -> str:
+        """Run the engine's own client; its standard output."""
+        done = subprocess.run(
+            ["docker", *args],
+            env=_environment(self.address),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"docker {' '.join(args)}: {done.stderr[-2000:]}"
+        return done.stdout.strip()
+
+    def containers(self) -> list[str]:
+        """Every container that there is, running or not."""
+        return self.docker("ps", "--all", "--quiet").split()
+
+
+def cache() -> Path:
+    """Where the tree and the images are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "code-executor" / "engine"
+
+
+@contextmanager
+def running_engine() -> Iterator[Engine]:
+    """An engine with every runner image of this checkout.
+
+    Raises:
+        NoEngine: this host cannot have one.
+    """
+    _check_host()
+    directory = cache()
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock, tempfile.TemporaryDirectory() as scratch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _dockerd(directory / "data", Path(scratch)) as engine:
+            for left in engine.containers():
+                engine.docker("rm", "--force", left)
+            _make_tree(engine, directory)
+            _make_images(engine)
+            yield engine
+
+
+def _check_host() -> None:
+    if os.geteuid() != 0:
+        raise NoEngine("only root can start an engine")
+    missing = [tool for tool in ("dockerd", "docker", "debootstrap") if shutil.which(tool) is None]
+    if missing:
+        raise NoEngine(f"no {', '.join(missing)}; scripts/setup.sh --tests")
+
+
+def _environment(address: str) -> dict[str, str]:
+    """The old builder is in the engine itself; the new one is a plugin that may not be there."""
+    return {**os.environ, "DOCKER_HOST": address, "DOCKER_BUILDKIT": "0"}
+
+
+@contextmanager
+def _dockerd(data: Path, scratch: Path) -> Iterator[Engine]:
+    address = f"unix://{scratch}/docker.sock"
+    command = ["dockerd", "--iptables=false", "--bridge=none", f"--data-root={data}"]
+    command += [f"--exec-root={scratch}/exec", f"--pidfile={scratch}/pid", f"--host={address}"]
+    with (scratch / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _await(process, address, scratch / "log")
+            yield Engine(address)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            process.kill()
+            process.wait()
+
+
+def _await(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    ask = ["docker", "version", "--format", "{{.Server.Version}}"]
+    while subprocess.run(ask, env=_environment(address), capture_output=True).returncode != 0:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise NoEngine(f"dockerd does not start: {log.read_text()[-1000:]}")
+        time.sleep(0.1)
+
+
+def _make_tree(engine: Engine, directory: Path) -> None:
+    """The base with all languages, then this checkout's Python packages on it."""
+    recipe = hashlib.sha256(f"{SUITE} {','.join(PACKAGES)}".encode()).hexdigest()[:12]
+    if not engine.docker("images", "--quiet", f"{TREE}:{recipe}"):
+        _import_tree(engine, directory / "tree", f"{TREE}:{recipe}")
+    runtime = Path(os.environ.get("RUNTIME_DIR") or ROOT / ".runtime")
+    dockerfile = f"FROM {TREE}:{recipe}\nCOPY . /opt/python\n"
+    with tempfile.NamedTemporaryFile("w", suffix=".Dockerfile") as file:
+        file.write(dockerfile)
+        file.flush()
+        engine.docker("build", "--quiet", "--tag", BASE, "--file", file.name, f"{runtime}/python")
+
+
+def _import_tree(engine: Engine, tree: Path, name: str) -> None:
+    shutil.rmtree(tree, ignore_errors=True)
+    include = f"--include={','.join(PACKAGES)}"
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", include, SUITE, str(tree)],
+        check=True,
+        capture_output=True,
+    )
+    shutil.rmtree(tree / "var/cache/apt/archives")
+    pack = subprocess.Popen(["tar", "-C", str(tree), "-c", "."], stdout=subprocess.PIPE)
+    assert pack.stdout is not None
+    engine.docker("import", "-", name, stdin=pack.stdout.fileno())
+    pack.stdout.close()
+    assert pack.wait() == 0
+    shutil.rmtree(tree)
+
+
+def _make_images(engine: Engine) -> None:
+    for language in LANGUAGES:
+        file = ROOT / "runners" / language / "Dockerfile"
+        tag = f"code-executor/{language}"
+        engine.docker(
+            "build", "--quiet", "--network=none", "--tag", tag, "--file", str(file), str(ROOT)
+        )
+
+
+def must_run(environment: Mapping[str, str], name: str) -> bool:
+    """Whether ``CODE_EXECUTOR_MUST_RUN`` turns a skip of ``name`` into a failure."""
+    return name in environment.get("CODE_EXECUTOR_MUST_RUN", "").replace(" ", "").split(",")

@@ -1,0 +1,141 @@
+"""The docker backend and its engine: how a container is held, and what a crash leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import running_docker
+from tests.engine.rig import Engine
+
+from code_executor.compose import make_backend, make_languages
+from code_executor.config import Settings
+from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.model import RunStatus
+from code_executor.sandbox.conformance.bench import plan
+from code_executor.sandbox.docker import DockerBackend
+from code_executor.sandbox.probes import run_once
+from code_executor.sandbox.seccomp_probes import MUST_ALLOW, MUST_REFUSE, Probe, as_python
+
+pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="session")]
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from code_executor.compose import make_backend, make_languages
+from code_executor.config import Settings
+from code_executor.sandbox.conformance.bench import plan
+
+async def main():
+    settings = Settings(data_dir=Path(sys.argv[1]), sandbox_backend="docker",
+                        docker_host=sys.argv[2])
+    backend = make_backend(settings, make_languages(settings))
+    await backend.start()
+    sandboxes = await asyncio.gather(*(backend.prepare("python") for _ in range(20)))
+    endless = plan("python", "import time\\nwhile True: time.sleep(1)", timeout_ms=10_000)
+    runs = asyncio.gather(*(sandbox.run(endless) for sandbox in sandboxes))
+    await asyncio.sleep(0.2)
+    print("running", flush=True)
+    await runs
+
+asyncio.run(main())
+"""
+
+
+async def test_a_start_removes_what_a_killed_service_left(engine: Engine, tmp_path: Path) -> None:
+    others = set(engine.containers())
+    argv = [sys.executable, "-c", SERVICE, str(tmp_path), engine.address]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        line = await asyncio.to_thread(service.stdout.readline)
+        assert line == "running\n"
+        left = set(engine.containers()) - others
+        service.send_signal(signal.SIGKILL)
+    assert len(left) == 20
+    async with running_docker(engine, tmp_path) as backend:
+        assert set(engine.containers()) & left == set()
+        assert (await run_once(backend, plan("python", "print(1)"))).stdout.data == b"1\n"
+    assert set(engine.containers()) <= others
+
+
+async def test_containers_of_a_living_service_stay(engine: Engine, tmp_path: Path) -> None:
+    async with running_docker(engine, tmp_path) as first:
+        sandbox = await first.prepare("python")
+        async with running_docker(engine, tmp_path):
+            assert sandbox.alive()
+        outcome = await sandbox.run(plan("python", "print('still')"))
+        await sandbox.destroy()
+    assert outcome.stdout.data == b"still\n"
+
+
+async def test_a_container_is_held_as_it_should_be(engine: Engine, docker: DockerBackend) -> None:
+    sandbox = await docker.prepare("python")
+    try:
+        (told,) = json.loads(engine.docker("inspect", sandbox.name))
+    finally:
+        await sandbox.destroy()
+    host = told["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["CapAdd"]
+    assert not host["Privileged"]
+    assert host["Memory"] == host["MemorySwap"] > 0
+    assert 0 < host["PidsLimit"] <= 65
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert any(option.startswith("seccomp={") for option in host["SecurityOpt"])
+    assert told["Config"]["User"] == "1000:1000"
+    assert sandbox.name not in engine.containers()
+
+
+@pytest.mark.parametrize("probes", [MUST_REFUSE, MUST_ALLOW], ids=["refused", "allowed"])
+async def test_the_filter_answers_in_a_container(
+    docker: DockerBackend, probes: tuple[Probe, ...]
+) -> None:
+    outcome = await run_once(docker, plan("python", as_python(probes)))
+    assert outcome.stdout.data == b"probed\n", outcome.stderr.data
+
+
+async def test_a_limit_below_what_waits_is_out_of_memory(docker: DockerBackend) -> None:
+    outcome = await run_once(docker, plan("python-data", "print(1)", memory_mb=16))
+    assert outcome.status is RunStatus.OOM
+
+
+async def test_an_image_without_init_gets_it_from_the_host(engine: Engine, tmp_path: Path) -> None:
+    async with running_docker(engine, tmp_path, runner_image_python="debian:bookworm-slim") as own:
+        outcome = await run_once(own, plan("python", "print('mounted')"))
+    assert outcome.stdout.data == b"mounted\n"
+
+
+async def test_a_switched_off_filter_is_a_broken_promise(engine: Engine, tmp_path: Path) -> None:
+    async with running_docker(engine, tmp_path, disable_sandbox_security=True) as loose:
+        rows = {row.id: row for row in await loose.probe()}
+    assert not rows["P1"].kept
+    assert "DISABLE_SANDBOX_SECURITY" in rows["P1"].evidence
+
+
+async def test_a_missing_image_is_named(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(HostUnfit, match="no-such-image"):
+        async with running_docker(engine, tmp_path, runner_image_go="no-such-image:1"):
+            pass
+
+
+async def test_no_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
+    settings = Settings(
+        data_dir=tmp_path, sandbox_backend="docker", docker_host=f"unix://{tmp_path}/nothing"
+    )
+    backend = make_backend(settings, make_languages(settings))
+    with pytest.raises(HostUnfit, match="no Docker engine answers") as caught:
+        await backend.start()
+    await backend.close()
+    assert "DOCKER_HOST" in caught.value.fix
+
+
+async def test_an_unknown_flavour_is_refused(docker: DockerBackend) -> None:
+    with pytest.raises(SandboxUnavailable, match="no flavour"):
+        await docker.prepare("cobol")
