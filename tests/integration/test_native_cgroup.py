@@ -13,7 +13,8 @@ import pytest
 
 from code_executor.errors import HostUnfit
 from code_executor.model import MIB
-from code_executor.sandbox.cgroup import Group, Tree
+from code_executor.sandbox.cgroup import Tree
+from code_executor.sandbox.group import Group
 
 pytestmark = pytest.mark.sandbox
 

@@ -23,29 +23,14 @@ import secrets
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.errors import HostUnfit
+from code_executor.sandbox.group import Group, Mounts, write_control
 
 PREFIX = "code-executor-"
 CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
-SOCKETS_V1_BYTES = 32 * 1024 * 1024  # beside the memory limit; plenty for a client and a server
-RESIDUE_MAX_BYTES = 512 * 1024  # still charged when a sandbox is gone: batches, freed later
-
-
-@dataclass(frozen=True, slots=True)
-class Mounts:
-    """Where the hierarchies are: controller to directory (all the same one on v2)."""
-
-    version: int
-    directories: dict[str, Path]
-
-    @property
-    def distinct(self) -> tuple[Path, ...]:
-        """Each directory once; cpu and cpuacct, say, may share one."""
-        return tuple(dict.fromkeys(self.directories.values()))
 
 
 def _mount_lines() -> Iterator[tuple[str, str, set[str]]]:
@@ -91,201 +76,6 @@ def _controllers(directory: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return (directory / "cgroup.controllers").read_text().split()
     return []
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def _fields(text: str) -> dict[str, int]:
-    """A flat-keyed file: a name and a number a line."""
-    pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
-
-
-class Group:
-    """One sandbox's cgroup. Methods are a few small file operations each and do not block long.
-
-    They are in the way of every run, so they use plain strings and descriptors that stay open,
-    not ``Path``. A group whose sandbox is gone can serve another (:meth:`recycle`): making and
-    removing the directories of a group costs more than all else that is done with it.
-    """
-
-    def __init__(self, mounts: Mounts, paths: dict[str, Path]) -> None:
-        self._v2 = mounts.version == 2
-        self._mounts = mounts.directories
-        self._paths = {controller: str(path) for controller, path in paths.items()}
-        self._distinct = tuple(dict.fromkeys(self._paths.values()))
-        self._fds: dict[str, int] = {}
-        self._limits = (0, 0)
-        self.made = False
-
-    @property
-    def path(self) -> str:
-        """Its path in the hierarchies, the same in each, as an OCI runtime wants to know it."""
-        controller, mount = next(iter(self._mounts.items()))
-        return f"/{os.path.relpath(self._paths[controller], mount)}"
-
-    def make(self, *, memory_bytes: int, processes: int) -> None:
-        """Create the directories, unless this one is used again, and set the limits."""
-        if not self.made:
-            for path in self._distinct:
-                os.mkdir(path)
-            self.made = True
-            if not self._v2:
-                self._limit_sockets_v1()
-        self.limit(memory_bytes=memory_bytes, processes=processes)
-        self.open_counters()
-
-    def open_counters(self) -> None:
-        """Begin to read a group that is there; one that somebody else has made, too."""
-        self.cpu_us()  # its file stays open: it is read often
-
-    def limit(self, *, memory_bytes: int, processes: int) -> None:
-        """Set the limits; swap is none. May be called again to change them.
-
-        v2 could kill the whole group at once (memory.oom.group), but init is in it, and is needed
-        to report what the program left; the watch ends such a run instead.
-        """
-        if (memory_bytes, processes) == self._limits:
-            return
-        memory = self._paths["memory"]
-        _write(f"{self._paths['pids']}/pids.max", str(processes))
-        if not self._v2:
-            self._limit_v1(memory, str(memory_bytes))
-        else:
-            _write(f"{memory}/memory.max", str(memory_bytes))
-            with contextlib.suppress(FileNotFoundError):
-                _write(f"{memory}/memory.swap.max", "0")
-        self._limits = (memory_bytes, processes)
-
-    def _limit_v1(self, memory: str, text: str) -> None:
-        both = [f"{memory}/memory.limit_in_bytes", f"{memory}/memory.memsw.limit_in_bytes"]
-        # memory+swap may never be below memory: the order depends on the direction of the change.
-        for attempt in (both, both[::-1]):
-            try:
-                for path in attempt:
-                    with contextlib.suppress(FileNotFoundError):  # no swap accounting
-                        _write(path, text)
-            except OSError:
-                continue
-            return
-        raise SandboxUnavailable("the memory limit could not be set", step="memory limit")
-
-    def _limit_sockets_v1(self) -> None:
-        """v1 counts what waits in sockets only where that has a limit; v2 counts it as memory."""
-        with contextlib.suppress(FileNotFoundError):  # a kernel without either
-            path = f"{self._paths['memory']}/memory.kmem.tcp.limit_in_bytes"
-            _write(path, str(SOCKETS_V1_BYTES))
-
-    def _fd(self, controller: str, name: str, flags: int = os.O_RDONLY) -> int:
-        """A control file's descriptor, opened when first asked for."""
-        if name not in self._fds:
-            self._fds[name] = os.open(f"{self._paths[controller]}/{name}", flags | os.O_CLOEXEC)
-        return self._fds[name]
-
-    def _see(self, controller: str, name: str) -> str:
-        return os.pread(self._fd(controller, name), 4096, 0).decode()
-
-    def files(self, name: str) -> list[str]:
-        """The paths of a control file in each hierarchy."""
-        return [f"{path}/{name}" for path in self._distinct]
-
-    def procs(self) -> list[int]:
-        """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
-        return [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self.files("cgroup.procs")]
-
-    def cpu_us(self) -> int:
-        """CPU time of all processes that ever were in it, microseconds."""
-        if not self._v2:
-            return int(self._see("cpuacct", "cpuacct.usage")) // 1000
-        return _fields(self._see("cpu", "cpu.stat"))["usage_usec"]
-
-    def oom_kills(self) -> int:
-        """How many processes the kernel has ever ended here for memory."""
-        name = "memory.events" if self._v2 else "memory.oom_control"
-        return _fields(self._see("memory", name)).get("oom_kill", 0)
-
-    def _peak(self) -> int:
-        """The file of the highest use; writing to it makes that the present use."""
-        name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"
-        try:
-            return self._fd("memory", name, os.O_RDWR)
-        except FileNotFoundError:
-            raise
-        except OSError:  # a kernel that cannot reset it
-            return self._fd("memory", name)
-
-    def peak_bytes(self) -> int | None:
-        """The highest memory use so far; ``None`` on v2 before Linux 5.19."""
-        try:
-            return int(os.pread(self._peak(), 64, 0))
-        except FileNotFoundError:
-            return None
-
-    def pids(self) -> set[int]:
-        """The processes in it now, as this process's pid namespace numbers them."""
-        found: set[int] = set()
-        for path in self._distinct:
-            with contextlib.suppress(FileNotFoundError):
-                found.update(map(int, Path(path, "cgroup.procs").read_text().split()))
-        found.discard(0)  # a process of a foreign pid namespace
-        return found
-
-    def kill(self) -> None:
-        """End every process in it; v2's ``cgroup.kill`` where there is one."""
-        with contextlib.suppress(OSError):
-            if self._v2:
-                _write(f"{self._distinct[0]}/cgroup.kill", "1")
-                return
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def empty(self) -> bool:
-        """Whether no process, not even one that waits to be reaped, is in it."""
-        return not self.made or int(self._see("pids", "pids.current")) == 0
-
-    def recycle(self) -> bool:
-        """Make an empty group as good as new for another sandbox; ``False``: it must be removed.
-
-        Its counters either start again (the peak) or are read as differences (``watch.py``). That
-        needs a kernel whose peak can be reset (v1; v2 since Linux 6.12), and that the last run
-        left next to nothing charged: what lingers would count against the next.
-        """
-        used = "memory.current" if self._v2 else "memory.usage_in_bytes"
-        try:
-            if int(self._see("memory", used)) > RESIDUE_MAX_BYTES:
-                return False
-            return os.write(self._peak(), b"0") == 1
-        except OSError:
-            return False
-
-    def close_counters(self) -> None:
-        """Let go of what :meth:`open_counters` and the readers opened. Idempotent."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
-
-    def remove(self) -> bool:
-        """Remove the directories; ``False`` when something is still in one of them.
-
-        The kernel may take milliseconds for it: not for the event loop.
-        """
-        self.close_counters()
-        gone = True
-        for path in self._distinct:
-            try:
-                os.rmdir(path)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                gone = False
-        self.made = self.made and not gone
-        return gone
 
 
 class Tree:
@@ -390,7 +180,7 @@ def _leave(own: Path) -> None:
         leaf.mkdir(exist_ok=True)
         for pid in (own / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
-                _write(f"{leaf}/cgroup.procs", pid)
+                write_control(f"{leaf}/cgroup.procs", pid)
     except OSError as error:
         raise HostUnfit(
             f"the control group {own} is not delegated to this user: {error.strerror}",
@@ -401,7 +191,9 @@ def _leave(own: Path) -> None:
 def _enable(directory: Path) -> None:
     missing = set(CONTROLLERS_V2) - set((directory / "cgroup.subtree_control").read_text().split())
     if missing:
-        _write(f"{directory}/cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing)))
+        write_control(
+            f"{directory}/cgroup.subtree_control", " ".join(f"+{c}" for c in sorted(missing))
+        )
 
 
 def _lock(path: Path) -> int:

@@ -33,11 +33,12 @@ from code_executor.languages import Flavour, Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
 from code_executor.sandbox import probes
 from code_executor.sandbox.build import binaries
-from code_executor.sandbox.cgroup import Mounts, find_mounts
+from code_executor.sandbox.cgroup import find_mounts
 from code_executor.sandbox.contained import ahead_files, init_command
 from code_executor.sandbox.docker_owner import HOME_LABEL, Owner
 from code_executor.sandbox.docker_sandbox import ENGINE_ERRORS, DockerSandbox, remove
 from code_executor.sandbox.docker_spec import APPARMOR, Confinement, container, read_profile
+from code_executor.sandbox.group import Mounts
 
 log = structlog.get_logger(__name__)
 

@@ -27,7 +27,7 @@ from aiodocker.stream import Stream
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.model import MIB, Outcome, Plan
-from code_executor.sandbox.cgroup import Group, Mounts
+from code_executor.sandbox.group import Group, Mounts
 from code_executor.sandbox.running import RunCounters, RunsPlans
 from code_executor.sandbox.session import Session
 

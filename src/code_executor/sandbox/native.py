@@ -40,8 +40,9 @@ from code_executor.plan import default_env
 from code_executor.sandbox import launcher as launching
 from code_executor.sandbox import probes, seccomp
 from code_executor.sandbox.build import binaries
-from code_executor.sandbox.cgroup import Group, Tree
+from code_executor.sandbox.cgroup import Tree
 from code_executor.sandbox.ground import Instructions
+from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import Launcher, SandboxRequest, Zygote, environment
 from code_executor.sandbox.native_sandbox import NativeSandbox
 from code_executor.sandbox.root import root_operations

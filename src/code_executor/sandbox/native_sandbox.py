@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
-from code_executor.sandbox.cgroup import Group
 from code_executor.sandbox.frames import HEADER, Kind
+from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import (
     WARM_NONE,
     Launcher,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
-from code_executor.sandbox.cgroup import Group
+from code_executor.sandbox.group import Group
 from code_executor.sandbox.native_sandbox import PREPARE_TIMEOUT_S, REMOVE_TIMEOUT_S, readable
 from code_executor.sandbox.oci_bundle import RuntimeKind
 from code_executor.sandbox.oci_runtime import Runtime

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from code_executor.errors import HostUnfit
-from code_executor.sandbox.cgroup import CONTROLLERS_V1, CONTROLLERS_V2, Mounts
+from code_executor.sandbox.cgroup import CONTROLLERS_V1, CONTROLLERS_V2
 from code_executor.sandbox.docker_sandbox import find_group
+from code_executor.sandbox.group import Mounts
 
 ID = "0123456789abcdef"
 

@@ -1,0 +1,277 @@
+"""Control groups on directories that look like the kernel's: what is written where, what is read.
+
+The kernel's own part (that the limits bite, that v1 wants them in order) is tried on the real
+hierarchies in ``tests/integration/test_native_cgroup.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from code_executor.errors import SandboxUnavailable
+from code_executor.sandbox import group
+from code_executor.sandbox.group import Group, Mounts
+
+FILES: dict[str, dict[str, str]] = {
+    "memory": {
+        "cgroup.procs": "",
+        "memory.limit_in_bytes": "",
+        "memory.memsw.limit_in_bytes": "",
+        "memory.max_usage_in_bytes": "4096\n",
+        "memory.usage_in_bytes": "4096\n",
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+    },
+    "pids": {"cgroup.procs": "", "pids.max": "", "pids.current": "0\n"},
+    "cpuacct": {"cgroup.procs": "", "cpuacct.usage": "1234567\n"},
+    "unified": {
+        "cgroup.procs": "",
+        "pids.max": "",
+        "pids.current": "0\n",
+        "memory.current": "4096\n",
+        "memory.max": "",
+        "memory.swap.max": "",
+        "memory.oom.group": "",
+        "memory.events": "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 1\n",
+        "memory.peak": "4096\n",
+        "cpu.stat": "usage_usec 1234\nuser_usec 1000\nsystem_usec 234\n",
+        "cgroup.kill": "",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's directory is made with its files in it, and removed with them once it is empty."""
+    mkdir, rmdir = os.mkdir, os.rmdir
+
+    def make(path: str | Path, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        for name, text in FILES.get(Path(path).parent.name, {}).items():
+            Path(path, name).write_text(text)
+
+    def remove(path: str | Path) -> None:
+        procs = Path(path, "cgroup.procs")
+        if procs.exists():
+            if procs.read_text():
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            for entry in Path(path).iterdir():
+                entry.unlink()
+        rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", make)
+    monkeypatch.setattr(os, "rmdir", remove)
+
+
+class Layout:
+    """The group ``box`` on an imitated hierarchy, and its files."""
+
+    def __init__(self, root: Path, version: int) -> None:
+        self.version = version
+        names = ("memory", "pids", "cpuacct") if version == 1 else ("memory", "pids", "cpu")
+        self._tops = {n: root / (n if version == 1 else "unified") for n in names}
+        for top in set(self._tops.values()):
+            os.mkdir(top)
+        mounts = Mounts(version, dict(self._tops))
+        self.group = Group(mounts, {name: top / "box" for name, top in self._tops.items()})
+        self.same = Group(mounts, {name: top / "box" for name, top in self._tops.items()})
+
+    def make(self) -> Group:
+        self.group.make(memory_bytes=1 << 20, processes=5)
+        return self.group
+
+    def file(self, name: str) -> Path:
+        found = [top / "box" / name for top in self._tops.values()]
+        return next((path for path in found if path.exists()), found[0])
+
+    def procs(self) -> list[Path]:
+        return [top / "box" / "cgroup.procs" for top in dict.fromkeys(self._tops.values())]
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Layout:
+    return Layout(tmp_path, 1)
+
+
+@pytest.fixture
+def v2(tmp_path: Path) -> Layout:
+    return Layout(tmp_path, 2)
+
+
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Layout]:
+    """A made group of either version."""
+    made = Layout(tmp_path, request.param)
+    made.make()
+    yield made
+    for path in made.procs():
+        if path.exists():
+            path.write_text("")
+    assert made.group.remove()
+
+
+# ── limits ──
+
+
+def test_limits_on_v2_leave_no_swap_and_spare_init_when_memory_is_out(v2: Layout) -> None:
+    v2.make()
+    names = ("pids.max", "memory.max", "memory.swap.max", "memory.oom.group")
+    assert [v2.file(name).read_text() for name in names] == ["5", "1048576", "0", ""]
+    assert v2.group.remove()
+
+
+def test_limits_on_v1_count_memory_and_swap_as_one(v1: Layout) -> None:
+    v1.make()
+    names = ("pids.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+    assert [v1.file(name).read_text() for name in names] == ["5", "1048576", "1048576"]
+    assert v1.group.remove()
+
+
+def test_a_kernel_without_swap_accounting_is_no_failure(layout: Layout) -> None:
+    layout.file(
+        "memory.memsw.limit_in_bytes" if layout.version == 1 else "memory.swap.max"
+    ).unlink()
+    layout.group.limit(memory_bytes=7, processes=1)
+    limit = layout.file("memory.limit_in_bytes" if layout.version == 1 else "memory.max")
+    assert limit.read_text().startswith("7")
+
+
+def test_a_memory_limit_that_cannot_be_set_is_a_failure(v1: Layout) -> None:
+    v1.make()
+    v1.file("memory.limit_in_bytes").unlink()
+    v1.file("memory.limit_in_bytes").mkdir()
+    with pytest.raises(SandboxUnavailable) as caught:
+        v1.group.limit(memory_bytes=7, processes=1)
+    assert caught.value.step == "memory limit"
+
+
+def test_a_name_taken_already_is_not_taken_over(layout: Layout) -> None:
+    with pytest.raises(FileExistsError):
+        layout.same.make(memory_bytes=1, processes=1)
+
+
+# ── serving again ──
+
+
+def _used(layout: Layout) -> Path:
+    return layout.file("memory.usage_in_bytes" if layout.version == 1 else "memory.current")
+
+
+def _peak(layout: Layout) -> Path:
+    return layout.file("memory.max_usage_in_bytes" if layout.version == 1 else "memory.peak")
+
+
+def test_an_empty_group_serves_again_with_a_peak_of_its_own(layout: Layout) -> None:
+    assert layout.group.recycle()
+    assert _peak(layout).read_text().startswith("0")
+    layout.group.make(memory_bytes=9, processes=4)
+    assert layout.file("pids.max").read_text().startswith("4")
+
+
+def test_a_group_that_is_still_charged_for_much_does_not_serve_again(layout: Layout) -> None:
+    _used(layout).write_text(f"{group.RESIDUE_MAX_BYTES + 1}\n")
+    assert not layout.group.recycle()
+
+
+def test_a_group_whose_peak_cannot_be_reset_does_not_serve_again(
+    v2: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v2.make()
+    opened = os.open
+
+    def refuse(path: str, flags: int) -> int:
+        if path.endswith("memory.peak") and flags & os.O_RDWR:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert v2.group.peak_bytes() == 4096
+    assert not v2.group.recycle()
+    assert v2.group.remove()
+
+
+def test_a_group_with_a_process_in_it_is_not_empty(layout: Layout) -> None:
+    assert layout.group.empty()
+    layout.file("pids.current").write_text("1\n")
+    assert not layout.group.empty()
+    layout.file("pids.current").write_text("0\n")
+
+
+# ── counters ──
+
+
+def test_counters_are_read_in_the_units_they_are_told_in(layout: Layout) -> None:
+    assert layout.group.cpu_us() == 1234
+    assert layout.group.oom_kills() == 2
+    assert layout.group.peak_bytes() == 4096
+
+
+def test_counters_are_read_anew(layout: Layout) -> None:
+    name, text = (
+        ("cpuacct.usage", "9000\n") if layout.version == 1 else ("cpu.stat", "usage_usec 9")
+    )
+    layout.file(name).write_text(text)
+    assert layout.group.cpu_us() == 9
+
+
+def test_what_an_older_kernel_does_not_count_is_not_known(v2: Layout) -> None:
+    v2.make()
+    v2.file("memory.peak").unlink()
+    assert v2.group.peak_bytes() is None
+    v2.file("memory.events").write_text("low 0\nhigh 0\n")
+    assert v2.group.oom_kills() == 0
+    assert v2.group.remove()
+
+
+# ── processes ──
+
+
+def test_cgroup_procs_is_open_once_for_each_hierarchy(layout: Layout) -> None:
+    fds = layout.group.procs()
+    assert len(fds) == (3 if layout.version == 1 else 1)
+    for fd in fds:
+        os.write(fd, b"7")
+        os.close(fd)
+    assert [path.read_text() for path in layout.procs()] == ["7"] * len(fds)
+
+
+def test_the_processes_in_it_are_those_of_every_hierarchy(layout: Layout) -> None:
+    for number, path in enumerate(layout.procs()):
+        path.write_text(f"{number + 10}\n11\n0\n")  # 0: of a pid namespace that is not in sight
+    assert layout.group.pids() == {10, 11} | ({12} if layout.version == 1 else set())
+
+
+def test_v2_is_killed_by_its_file(v2: Layout) -> None:
+    v2.make()
+    v2.group.kill()
+    assert v2.file("cgroup.kill").read_text() == "1"
+    assert v2.group.remove()
+
+
+def test_v1_is_killed_process_by_process(v1: Layout) -> None:
+    v1.make()
+    sleeper = subprocess.Popen(["/bin/sleep", "60"])
+    for path in v1.procs():
+        path.write_text(f"{sleeper.pid}\n")
+    v1.group.kill()
+    assert sleeper.wait(5) == -signal.SIGKILL
+    v1.group.kill()  # it is gone by now: no error
+    for path in v1.procs():
+        path.write_text("")
+    assert v1.group.remove()
+
+
+def test_remove_says_whether_something_is_left_and_may_be_repeated(layout: Layout) -> None:
+    layout.procs()[0].write_text("1\n")
+    assert not layout.group.remove()
+    layout.procs()[0].write_text("")
+    assert layout.group.remove()
+    assert layout.group.remove()
+    layout.group.kill()
+    assert layout.group.pids() == set()
