@@ -37,7 +37,7 @@ PREPARE_TIMEOUT_S = 60.0
 REMOVE_TIMEOUT_S = 30.0
 READ_SIZE = 256 * 1024
 ENGINE_ERRORS = (DockerError, aiohttp.ClientError, OSError, TimeoutError)
-BUSY = ("busy", "memory")  # how runc words a limit below what is used
+TOO_SMALL = "unable to set memory limit"  # how runc words a limit below what is used
 
 
 class Pipe:
@@ -154,7 +154,7 @@ class DockerSandbox(RunsPlans):
                 f"containers/{self._container.id}/update", method="POST", data=body
             )
         except DockerError as error:
-            if not all(word in str(error) for word in BUSY):
+            if TOO_SMALL not in str(error):
                 raise SandboxUnavailable(f"the engine: {error}", step="limits") from error
             self._too_small = True
         except ENGINE_ERRORS as error:
