@@ -1,7 +1,7 @@
 # Two commands matter: `make up` and `make down`. The work is in scripts/, one file per target.
 .DEFAULT_GOAL := help
 .PHONY: help up down setup check test test-unit test-conformance test-integration test-security \
-	test-acceptance test-vm bench fmt images lock clean
+	test-acceptance test-vm bench fmt images compose-up compose-down lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,13 @@ fmt: ## format the code and apply the linter's safe fixes
 
 images: ## the docker backend's images, one for each language; ARGS are for docker build
 	@scripts/images.sh $(ARGS)
+
+PROFILE ?= native
+compose-up: ## the service in containers; PROFILE=native or docker, API_KEYS=token:label
+	@scripts/compose.sh up $(PROFILE)
+
+compose-down: ## stop what compose-up started; keeps its data
+	@scripts/compose.sh down
 
 lock: ## resolve the lock files anew
 	@scripts/lock.sh

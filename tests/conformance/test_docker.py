@@ -12,11 +12,12 @@ from code_executor.sandbox.conformance import CHECKS, Check, run_check
 from code_executor.sandbox.docker import DECLARED as ATTEMPTS
 from code_executor.sandbox.docker import DockerBackend
 
-pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.docker
 
 DECLARED = {f"isolation.{name}": reason for name, reason in ATTEMPTS.items()}
 
 
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 async def test_check(docker: DockerBackend, check: Check) -> None:
     available = {status.id for status in await docker.languages() if status.available}

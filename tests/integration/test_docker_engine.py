@@ -102,8 +102,28 @@ async def test_the_filter_answers_in_a_container(
 
 
 async def test_a_limit_below_what_waits_is_out_of_memory(docker: DockerBackend) -> None:
-    outcome = await run_once(docker, plan("python-data", "print(1)", memory_mb=16))
+    outcome = await run_once(docker, plan("python", "import pandas", memory_mb=16))
     assert outcome.status is RunStatus.OOM
+
+
+@pytest.mark.parametrize("memory", ["", "x = bytearray(500 << 20)"], ids=["in time", "for memory"])
+async def test_the_end_of_the_first_process_is_told_truly(
+    engine: Engine, docker: DockerBackend, memory: str
+) -> None:
+    sandbox = await docker.prepare("python")
+    run = asyncio.ensure_future(
+        sandbox.run(plan("python", f"{memory}\nimport time; time.sleep(9)"))
+    )
+    try:
+        if memory:
+            assert (await run).status is RunStatus.OOM
+            return
+        await asyncio.sleep(0.2)
+        engine.docker("kill", sandbox.name)
+        with pytest.raises(SandboxUnavailable):
+            await run
+    finally:
+        await sandbox.destroy()
 
 
 async def test_an_image_without_init_gets_it_from_the_host(engine: Engine, tmp_path: Path) -> None:

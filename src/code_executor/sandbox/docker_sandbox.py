@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,24 @@ log = structlog.get_logger(__name__)
 
 PREPARE_TIMEOUT_S = 60.0
 REMOVE_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 5.0
 READ_SIZE = 256 * 1024
 ENGINE_ERRORS = (DockerError, aiohttp.ClientError, OSError, TimeoutError)
-BUSY = ("busy", "memory")  # how runc words a limit below what is used
+TOO_SMALL = "unable to set memory limit"  # how runc words a limit below what is used
 
 
 class Pipe:
-    """Bytes between an attached stream and a socket, both ways, until either ends."""
+    """Bytes between an attached stream and a socket, both ways, until either ends.
 
-    def __init__(self, stream: Stream, sock: socket.socket) -> None:
+    ``on_end`` is awaited when the container's end has come, before the socket tells of it.
+    """
+
+    def __init__(
+        self, stream: Stream, sock: socket.socket, on_end: Callable[[], Awaitable[None]]
+    ) -> None:
         self._stream = stream
         self._socket = sock
+        self._on_end = on_end
         sock.setblocking(False)
         self._tasks = [asyncio.create_task(self._to_host()), asyncio.create_task(self._to_init())]
 
@@ -54,6 +61,7 @@ class Pipe:
         with contextlib.suppress(*ENGINE_ERRORS):
             while (message := await self._stream.read_out()) is not None:
                 await loop.sock_sendall(self._socket, message.data)
+        await self._on_end()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -73,6 +81,37 @@ class Pipe:
             await self._stream.close()
 
 
+class Counted:
+    """A container's counters, which outlive it: an engine removes the cgroup when PID 1 ends."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._cpu = self._kills = self._peak = 0
+        self.told_kills = 0
+
+    def cpu_us(self) -> int:
+        """See ``watch.Counters``."""
+        with contextlib.suppress(OSError):
+            self._cpu = self._group.cpu_us()
+        return self._cpu
+
+    def oom_kills(self) -> int:
+        """See ``watch.Counters``; what the engine has told counts too."""
+        with contextlib.suppress(OSError):
+            self._kills = self._group.oom_kills()
+        return self._kills + self.told_kills
+
+    def peak_bytes(self) -> int | None:
+        """See ``running.RunCounters``."""
+        with contextlib.suppress(OSError):
+            self._peak = self._group.peak_bytes() or 0
+        return self._peak or None
+
+    def keep(self) -> None:
+        """Look at everything once more while it is there."""
+        self.cpu_us(), self.oom_kills(), self.peak_bytes()
+
+
 class DockerSandbox(RunsPlans):
     """One container. ``on_gone`` is called once, when it has been removed."""
 
@@ -87,6 +126,7 @@ class DockerSandbox(RunsPlans):
         self._container: DockerContainer | None = None
         self._pipe: Pipe | None = None
         self._group: Group | None = None
+        self._counted: Counted | None = None
         self._limits = (0, 0)
         self._too_small = False
         self._destroying: asyncio.Task[None] | None = None
@@ -124,20 +164,32 @@ class DockerSandbox(RunsPlans):
         await stream.__aenter__()  # before the start, or its first words would be lost
         ours, theirs = socket.socketpair()
         self._session = Session(ours)
-        self._pipe = Pipe(stream, theirs)
+        self._pipe = Pipe(stream, theirs, self._ended)
         await container.start()
         await self._session.ready()
         state = (await container.show())["State"]
         self._group = Group(mounts, find_group(mounts, container.id, int(state["Pid"])))
         self._group.open_counters()
+        self._counted = Counted(self._group)
+        self._counted.keep()
 
     # ── what a run needs of it ──
 
     @property
     def _counters(self) -> RunCounters:
-        if self._group is None:
+        if self._counted is None:
             raise SandboxUnavailable("the container was not started", step="start")
-        return self._group
+        return self._counted
+
+    async def _ended(self) -> None:
+        """PID 1 is gone: where the kernel took it for memory, only the engine still knows."""
+        if self._destroying is not None or self._container is None or self._counted is None:
+            return
+        with contextlib.suppress(*ENGINE_ERRORS):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                state = (await self._container.show())["State"]
+            before = self._counted.oom_kills()
+            self._counted.told_kills = int(bool(state.get("OOMKilled")) and before == 0)
 
     async def run(self, plan: Plan) -> Outcome:
         """See ``ports.Sandbox.run``. The engine sets the run's limits first."""
@@ -154,7 +206,7 @@ class DockerSandbox(RunsPlans):
                 f"containers/{self._container.id}/update", method="POST", data=body
             )
         except DockerError as error:
-            if not all(word in str(error) for word in BUSY):
+            if TOO_SMALL not in str(error):
                 raise SandboxUnavailable(f"the engine: {error}", step="limits") from error
             self._too_small = True
         except ENGINE_ERRORS as error:
@@ -167,6 +219,8 @@ class DockerSandbox(RunsPlans):
             raise SandboxUnavailable("the interpreter is larger than the limit", step="limits")
 
     def _kill(self) -> None:
+        if self._counted is not None:
+            self._counted.keep()
         self._killing = asyncio.ensure_future(self._engine_kill())
 
     async def _engine_kill(self) -> None:

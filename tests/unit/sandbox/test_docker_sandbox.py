@@ -1,16 +1,17 @@
-"""A container's control group: only one that carries its id is believed."""
+"""A container's control group: only one that carries its id is believed; its end."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from code_executor.errors import HostUnfit
 from code_executor.sandbox.cgroup import CONTROLLERS_V1, CONTROLLERS_V2
-from code_executor.sandbox.docker_sandbox import find_group
-from code_executor.sandbox.group import Mounts
+from code_executor.sandbox.docker_sandbox import Counted, find_group
+from code_executor.sandbox.group import Group, Mounts
 
 ID = "0123456789abcdef"
 
@@ -36,3 +37,30 @@ def test_each_hierarchy_has_its_own(tmp_path: Path) -> None:
 def test_another_process_of_that_number_is_not_believed(tmp_path: Path) -> None:
     with pytest.raises(HostUnfit, match="cannot be read"):
         find_group(v1(tmp_path), ID, os.getpid())
+
+
+class Vanishing:
+    """A group whose files are gone after the first look."""
+
+    looks = 0
+
+    def _look(self, value: int) -> int:
+        self.looks += 1
+        if self.looks > 3:
+            raise OSError(19, "No such device")
+        return value
+
+    def cpu_us(self) -> int:
+        return self._look(5)
+
+    def oom_kills(self) -> int:
+        return self._look(1)
+
+    def peak_bytes(self) -> int:
+        return self._look(4096)
+
+
+def test_what_was_counted_outlives_the_group() -> None:
+    counted = Counted(cast(Group, Vanishing()))
+    counted.keep()
+    assert (counted.cpu_us(), counted.oom_kills(), counted.peak_bytes()) == (5, 1, 4096)
