@@ -33,8 +33,8 @@ class Own:
 
 OWN = {
     RuntimeKind.RUNC: Own(0, 1),
-    # Its kernel is a process of the host: some 40 MiB, and a thread for each of the program's.
-    RuntimeKind.GVISOR: Own(48 * MIB, 192),
+    # Its kernel is a process of the host: some 16 MiB, and a thread for each of the program's.
+    RuntimeKind.GVISOR: Own(16 * MIB, 192),
 }
 
 

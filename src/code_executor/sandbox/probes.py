@@ -31,6 +31,7 @@ from code_executor.model import (
 )
 from code_executor.plan import make_plan
 from code_executor.ports import Backend
+from code_executor.sandbox.differs import reasons
 
 ATTEMPTS = "code_executor.sandbox.conformance.attempts"
 CLOSED = "it fails closed"
@@ -77,10 +78,17 @@ async def _hostile(backend: Backend, python: Language) -> Sequence[Promise]:
     )
     outcome = await run_once(backend, make_plan(request, python, inputs=[]))
     tried = [json.loads(line) for line in outcome.stdout.data.splitlines()]
-    through = [f"{a['title']}: {a['detail']}" for a in tried if not a["held"]]
+    differs = reasons(backend.name)
+    own = [a["name"] for a in tried if not a["held"] and f"isolation.{a['name']}" in differs]
+    through = [
+        f"{a['title']}: {a['detail']}" for a in tried if not a["held"] and a["name"] not in own
+    ]
     kept = outcome.status is RunStatus.SUCCEEDED and bool(tried) and not through
     said = outcome.stderr.data.decode("utf-8", "replace")[-200:]
-    evidence = "; ".join(through) or f"{len(tried)} hostile attempts held {said}".strip()
+    held = f"{len(tried) - len(own)} hostile attempts held {said}".strip()
+    if own:
+        held += f"; see docs/backends.md for {', '.join(own)}"
+    evidence = "; ".join(through) or held
     environment = await run_once(
         backend, _plan(python, "import os\nfor n in sorted(os.environ): print(n, os.environ[n])\n")
     )

@@ -1,0 +1,29 @@
+"""Where a backend differs from what the conformance suite asks of all: each check with its reason.
+
+A check named here is run all the same, and must fail: one that passes is to be taken off the list.
+Everything else must pass. The probes at the service's start read the list too, for the attempts in
+it, and ``docs/backends.md`` says what each means to a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_KERNEL = "gVisor's kernel, not the host's, answers here: "
+
+DIFFERS: Mapping[str, Mapping[str, str]] = {
+    "gvisor": {
+        "isolation.set_user_id_programs": _KERNEL + "it shows its root without nosuid; it gives "
+        "set-user-id programs nothing (isolation.gain_by_set_user_id)",
+        "isolation.devices_beyond_the_minimum": _KERNEL + "its /dev has its own fuse device",
+        "artifacts.kept_when_memory_is_over": "the limit is on gVisor's kernel as a whole, and "
+        "ends it: what the program wrote to files is gone with it; its output is kept",
+        "isolation.read_the_init": _KERNEL + "it shows everybody the environment of process 1, "
+        "which is empty but for HOME",
+    },
+}
+
+
+def reasons(backend: str) -> Mapping[str, str]:
+    """The checks in which a backend differs, by name."""
+    return DIFFERS.get(backend, {})
