@@ -18,6 +18,13 @@ DIFFERS: Mapping[str, Mapping[str, str]] = {
         "isolation.devices_beyond_the_minimum": _KERNEL + "its /dev has its own fuse device",
         "artifacts.kept_when_memory_is_over": "the limit is on gVisor's kernel as a whole, and "
         "ends it: what the program wrote to files is gone with it; its output is kept",
+        "memory.inodes_are_bounded": "gVisor has no limit on inodes: the memory limit bounds them",
+        "isolation.descriptors_of_others": _KERNEL + "what init has open can be opened again: "
+        "/dev/null, /work and the program's own pipes; not the channel to the service, a socket "
+        "(isolation.the_channel_of_init)",
+        "isolation.raise_priority": _KERNEL + "it takes any nice value, and the host never sees it",
+        "isolation.devices_on_mounts": _KERNEL + "it shows its root without nodev; the host's "
+        "devices are not behind it",
         "isolation.read_the_init": _KERNEL + "it shows everybody the environment of process 1, "
         "which is empty but for HOME",
     },

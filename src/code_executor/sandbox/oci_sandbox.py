@@ -19,7 +19,7 @@ from code_executor.sandbox.cgroup import Group
 from code_executor.sandbox.native_sandbox import PREPARE_TIMEOUT_S, REMOVE_TIMEOUT_S, readable
 from code_executor.sandbox.oci_bundle import RuntimeKind
 from code_executor.sandbox.oci_runtime import Runtime
-from code_executor.sandbox.running import RunsPlans
+from code_executor.sandbox.running import RunCounters, RunsPlans
 from code_executor.sandbox.session import Session
 
 
@@ -36,6 +36,27 @@ OWN = {
     # Its kernel is a process of the host: some 16 MiB, and a thread for each of the program's.
     RuntimeKind.GVISOR: Own(16 * MIB, 192),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """A group's counters without what the runtime itself takes."""
+
+    group: Group
+    own_bytes: int
+
+    def cpu_us(self) -> int:
+        """See ``watch.Counters``."""
+        return self.group.cpu_us()
+
+    def oom_kills(self) -> int:
+        """See ``watch.Counters``."""
+        return self.group.oom_kills()
+
+    def peak_bytes(self) -> int | None:
+        """See ``running.RunCounters``."""
+        peak = self.group.peak_bytes()
+        return None if peak is None else max(peak - self.own_bytes, 0)
 
 
 class OciSandbox(RunsPlans):
@@ -106,8 +127,8 @@ class OciSandbox(RunsPlans):
     # ── what a run needs of it ──
 
     @property
-    def _counters(self) -> Group:
-        return self._group
+    def _counters(self) -> RunCounters:
+        return _Beside(self._group, self._own.memory_bytes)
 
     def _limit_group(self, plan: Plan) -> None:
         self._group.limit(

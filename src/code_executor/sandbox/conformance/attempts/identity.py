@@ -186,6 +186,8 @@ def leftovers() -> None:
         if names := os.listdir(directory):
             raise Reached(f"{directory} holds {names}")
     for table in ("shm", "msg", "sem"):
+        if not os.path.exists("/proc/sysvipc"):
+            continue  # a kernel that tells nobody (gVisor)
         with open(f"/proc/sysvipc/{table}") as file:
             if rows := file.readlines()[1:]:
                 raise Reached(f"System V {table}: {rows}")
