@@ -49,6 +49,10 @@ def shared_identity(content: Any, capabilities: list[str]) -> Any:
     """The bundle of a container without a user namespace, run as the program's user."""
     linux = {key: value for key, value in content["linux"].items() if "Mappings" not in key}
     linux["namespaces"] = [each for each in linux["namespaces"] if each["type"] != "user"]
+    mounts = [  # an engine hides nobody's processes
+        mount | {"options": [o for o in mount["options"] if not o.startswith("hidepid")]}
+        for mount in content["mounts"]
+    ]
     sets = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
     process = content["process"] | {"user": {"uid": 1000, "gid": 1000}, "capabilities": sets}
     return {**content, "mounts": mounts, "linux": linux, "process": process}
@@ -65,15 +69,15 @@ async def container(capabilities: list[str]) -> AsyncIterator[Session]:
     command = init_command(python(), python().flavours[0])
     box = Box(RuntimeKind.RUNC, place.root, operations, command, 64, (1, 2), f"/{name}")
     ours, theirs = socket.socketpair()
+    session = Session(ours)
     try:
         write_root(place.root, operations, b"")
         bundle = place.bundle(name, shared_identity(config(box), capabilities))
-        session = Session(ours)
         await runtime.run(name, bundle, theirs, ())
         theirs.close()
         yield session
-        session.close()
     finally:
+        session.close()
         theirs.close()
         await runtime.delete(name)
         place.close()
