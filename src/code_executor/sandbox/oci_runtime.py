@@ -74,7 +74,8 @@ class Place:
         path = HOST_RUN / f"{PREFIX}{secrets.token_hex(6)}"
         try:
             for directory in (HOST_RUN, path, path / "root", path / "bundles", path / "state"):
-                directory.mkdir(mode=0o755, exist_ok=True)
+                directory.mkdir(exist_ok=True)
+                directory.chmod(0o755)  # runc goes through them with a sandbox's user id
             (path / "made.json").write_text(json.dumps({"tree": tree, "program": program}))
             lock = _lock(path)
         except OSError as error:
