@@ -151,6 +151,12 @@ class Group:
         name = "memory.events" if self._v2 else "memory.oom_control"
         return _fields(self._see("memory", name)).get("oom_kill", 0)
 
+    def refused_processes(self) -> int:
+        """How often the kernel has ever refused a new process or thread here."""
+        with contextlib.suppress(FileNotFoundError):  # v1 before Linux 4.8
+            return _fields(self._see("pids", "pids.events")).get("max", 0)
+        return 0
+
     def _peak(self) -> int:
         """The file of the highest use; writing to it makes that the present use."""
         name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"

@@ -163,3 +163,15 @@ def test_removing_never_signals_this_process_s_own_group(tmp_path: Path) -> None
         [sys.executable, "-c", code, str(tmp_path)], timeout=30, start_new_session=True
     )
     assert done.returncode == 0
+
+
+def test_what_a_runtime_left_of_a_tree_is_removed_when_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "freezer" / "tree").mkdir(parents=True)
+    (tmp_path / "other" / "tree").mkdir(parents=True)
+    mounts = [(str(tmp_path / "freezer"), "cgroup", {""}), (str(tmp_path / "other"), "tmpfs", {""})]
+    monkeypatch.setattr(cgroup, "_mount_lines", lambda: iter(mounts))
+    cgroup.remove_empty("tree")
+    assert not (tmp_path / "freezer" / "tree").exists()
+    assert (tmp_path / "other" / "tree").exists()

@@ -28,12 +28,13 @@ FILES: dict[str, dict[str, str]] = {
         "memory.usage_in_bytes": "4096\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
     },
-    "pids": {"cgroup.procs": "", "pids.max": "", "pids.current": "0\n"},
+    "pids": {"cgroup.procs": "", "pids.max": "", "pids.current": "0\n", "pids.events": "max 3\n"},
     "cpuacct": {"cgroup.procs": "", "cpuacct.usage": "1234567\n"},
     "unified": {
         "cgroup.procs": "",
         "pids.max": "",
         "pids.current": "0\n",
+        "pids.events": "max 3\n",
         "memory.current": "4096\n",
         "memory.max": "",
         "memory.swap.max": "",
@@ -114,6 +115,20 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Layout]:
         if path.exists():
             path.write_text("")
     assert made.group.remove()
+
+
+def test_an_oci_runtime_is_told_where_in_the_hierarchy_it_is(layout: Layout) -> None:
+    assert layout.group.path == "/box"
+    assert layout.group.files("cgroup.procs") == [str(path) for path in layout.procs()]
+
+
+def test_refused_processes_are_counted(layout: Layout) -> None:
+    assert layout.group.refused_processes() == 3
+
+
+def test_a_kernel_that_does_not_count_refused_processes_counts_none(layout: Layout) -> None:
+    layout.file("pids.events").unlink()
+    assert layout.group.refused_processes() == 0
 
 
 # ── limits ──
