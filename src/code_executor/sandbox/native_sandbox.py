@@ -45,6 +45,7 @@ KILL_GRACE_S = 0.5
 SLACK_S = 20.0  # staging and listing, which the watch's clock does not count
 COLLECT_TIMEOUT_S = 10.0
 REMOVE_TIMEOUT_S = 10.0
+BUILT_MAX = 16 * MIB  # a larger binary is compiled each time
 OWN_PROCESSES = 1  # init counts in the pids controller too
 
 
@@ -168,6 +169,9 @@ class NativeSandbox:
                 progress.compile_ms = round(watch.wall_s * 1000)
             if progress.ended.wait_status != 0 or watch.final() is not None:
                 return
+            if step.phase is Phase.COMPILE and plan.builds:
+                # Nothing runs: init killed all there was, and the program comes after this.
+                progress.built = await session.built(plan.builds, BUILT_MAX)
 
     def _stop(self, verdict: Verdict) -> None:
         """The watch has decided: end the program, tidily if init still answers."""
@@ -243,6 +247,7 @@ class NativeSandbox:
             ),
             artifacts=tuple(artifacts),
             skipped=tuple(skipped),
+            built=progress.built,
         )
 
     def _peak_mb(self, progress: _Progress) -> int:
@@ -298,6 +303,7 @@ class _Progress:
         self.phase = Phase.RUN
         self.ended: Ended | None = None
         self.compile_ms: int | None = None
+        self.built: bytes | None = None
         self.wall_us = 0  # by init's clock
 
 
