@@ -9,9 +9,12 @@ from dataclasses import replace
 import pytest
 
 from code_executor.builds import Builds, Key
+from code_executor.clock import SystemClock
 from code_executor.model import MIB, LimitHit, Plan, RunStatus, StagedFile
+from code_executor.pool import Pool, Size
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.native import NativeBackend
+from code_executor.worker import Worker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -219,6 +222,16 @@ async def test_what_the_compiler_made_comes_along_and_runs_elsewhere(
     assert again is not None
     outcome = await carry_out(backend, again)
     assert (outcome.stdout.data, outcome.built) == (b"ran again\n", None)
+
+
+async def test_the_same_program_is_compiled_once_for_each_tenant(backend: NativeBackend) -> None:
+    await there(backend, "go")
+    pool = Pool(backend, {"go": Size(0, 0)})
+    worker = Worker(pool, SystemClock(), builds=Builds(16 * MIB))
+    outcomes = [await worker.execute(plan("go", HELLO["go"]), tenant=each) for each in "aab"]
+    await pool.close()
+    assert {outcome.stdout.data for outcome in outcomes} == {b"hello\n"}
+    assert [outcome.usage.compile_ms == 0 for outcome in outcomes] == [False, True, False]
 
 
 async def test_both_programs_share_one_clock(backend: NativeBackend) -> None:
