@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from code_executor.builds import Builds
 from code_executor.clock import SystemClock
 from code_executor.config import BadSettings, Settings
 from code_executor.datadir import DataDirectory
 from code_executor.errors import HostUnfit
 from code_executor.files import ServiceConfig
 from code_executor.languages import Language, load, resolve
-from code_executor.model import LanguageStatus, Outcome, Promise, RunRequest
+from code_executor.model import MIB, LanguageStatus, Outcome, Promise, RunRequest
 from code_executor.observe import Metrics, get_logger
 from code_executor.plan import choose_flavour, make_plan
 from code_executor.pool import Pool, Size
@@ -341,7 +342,11 @@ def make_pool(
 def make_worker(settings: Settings, pool: Pool, clock: SystemClock) -> Worker:
     """A worker with the admission that the settings say."""
     return Worker(
-        pool, clock, max_concurrency=settings.max_concurrency, queue_limit=settings.queue_limit
+        pool,
+        clock,
+        max_concurrency=settings.max_concurrency,
+        queue_limit=settings.queue_limit,
+        builds=Builds(settings.build_cache_mb * MIB),
     )
 
 

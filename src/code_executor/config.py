@@ -166,6 +166,8 @@ class Settings(BaseSettings):
     """Sandboxes kept prepared for each language."""
     warm_pool_max: Positive = 32
     """Prepared sandboxes of all languages together."""
+    build_cache_mb: Annotated[int, Field(ge=0, le=4096)] = 64
+    """Memory for compiled programs that are used again, in MiB; 0: none are."""
 
     default_timeout_ms: Positive = 5_000
     """Wall time of a run that asks for none."""

@@ -109,6 +109,7 @@ class StagedFile:
 
     path: str
     content: bytes
+    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class Plan:
     interpreter can serve this run, or the interpreter must be started anew (an
     environment variable that is read at interpreter start, say). With ``warm``
     the last step's ``argv`` tells what the warm interpreter stands for.
+    ``builds`` is what the compile step makes (relative to ``/work``) and the outcome
+    is to bring along, empty for nothing.
     """
 
     language: str
@@ -140,6 +143,7 @@ class Plan:
     files: tuple[StagedFile, ...]
     limits: Limits
     processes: int
+    builds: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,8 @@ class Outcome:
 
     ``status`` is one of succeeded, failed, timeout, oom, killed, cancelled.
     ``signal`` is a name such as ``"SIGSEGV"``; ``reason`` explains ``killed``.
+    ``built`` is the file that the plan ``builds``, as it was before the program
+    started; the program's author made it, so it is for his sandboxes only.
     """
 
     status: RunStatus
@@ -200,6 +206,7 @@ class Outcome:
     usage: Usage = Usage()
     artifacts: tuple[ArtifactFile, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    built: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

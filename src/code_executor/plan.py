@@ -65,6 +65,7 @@ def make_plan(request: RunRequest, language: Language, *, inputs: Sequence[bytes
         files=_stage(request, language, inputs),
         limits=request.limits,
         processes=language.processes,
+        builds=language.builds,
     )
 
 

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from code_executor.builds import Builds
 from code_executor.errors import QueueFull, SandboxUnavailable
 from code_executor.model import Outcome, Plan
 from code_executor.observe import get_logger
@@ -131,8 +132,15 @@ class Worker:
     """Executes plans in sandboxes of ``pool``, at most ``max_concurrency`` at once."""
 
     def __init__(
-        self, pool: Pool, clock: Clock, *, max_concurrency: int = 4, queue_limit: int = 100
+        self,
+        pool: Pool,
+        clock: Clock,
+        *,
+        max_concurrency: int = 4,
+        queue_limit: int = 100,
+        builds: Builds | None = None,
     ) -> None:
+        self._builds = Builds(0) if builds is None else builds  # an empty one is false
         self._pool = pool
         self._clock = clock
         self.turns = Turns(max_concurrency, queue_limit)
@@ -147,14 +155,31 @@ class Worker:
         arrived = self._clock.monotonic()
         async with self.turns.turn(tenant):
             queue_ms = self._since(arrived)
-            try:
-                outcome = await self._attempt(plan)
-            except SandboxUnavailable as exc:
-                if exc.step not in BEFORE_START:
-                    raise
-                _log.warning("run_retry", flavour=plan.flavour, step=exc.step)
-                outcome = await self._attempt(plan)
+            outcome = await self._compiled_once(plan, tenant)
         return replace(outcome, usage=replace(outcome.usage, queue_ms=queue_ms))
+
+    async def _compiled_once(self, plan: Plan, tenant: str) -> Outcome:
+        """Run ``plan``, with the binary of an earlier run of the same sources if there is one."""
+        key = await self._builds.key(plan, tenant)
+        if key is None:
+            return await self._tried(replace(plan, builds=""))
+        reusing = self._builds.reuse(key, plan)
+        if reusing is not None:
+            outcome = await self._tried(reusing)
+            return replace(outcome, usage=replace(outcome.usage, compile_ms=0))
+        outcome = await self._tried(plan)
+        if outcome.built is not None:
+            self._builds.keep(key, outcome.built)
+        return replace(outcome, built=None)
+
+    async def _tried(self, plan: Plan) -> Outcome:
+        try:
+            return await self._attempt(plan)
+        except SandboxUnavailable as exc:
+            if exc.step not in BEFORE_START:
+                raise
+            _log.warning("run_retry", flavour=plan.flavour, step=exc.step)
+            return await self._attempt(plan)
 
     async def _attempt(self, plan: Plan) -> Outcome:
         asked = self._clock.monotonic()

@@ -96,9 +96,19 @@ def ran(init: Init, *said: bytes) -> tuple[Ended, bytes, bytes, list[frames.Entr
     return ended, *streams(got), listed
 
 
+def built(init: Init, path: str, most: int) -> tuple[bytes, int]:
+    """What a step made, and the error it ended with."""
+    init.send(frames.built(path, most))
+    return _content(init)
+
+
 def content(init: Init, path: bytes) -> tuple[bytes, int]:
     """A file's bytes, and the error number at its end."""
     init.send(frame(Kind.GET, path))
+    return _content(init)
+
+
+def _content(init: Init) -> tuple[bytes, int]:
     got = init.until(Kind.CONTENT_END)
     return b"".join(payload for _, payload in got[:-1]), frames.decode_u32(got[-1][1])
 

@@ -50,6 +50,8 @@ def conversations() -> dict[str, bytes]:
         "twice": files + run + kill + run + kill + get,
         "deep": b"".join(frames.staged(deep, b"x")) + run + kill,
         "long": b"".join(frames.staged(long, b"x")) + run + kill,
+        "built": files + run + kill + frames.built(".bin/main", 9) + frames.built("../x", 2**31),
+        "executable": b"".join(frames.staged("x", b"x", executable=True)) + run + kill,
         "get": files + run + kill + frame(Kind.GET, b"d") + frame(Kind.GET, b"../main.py"),
         "strings": frames.program(warm=False, listing=False, argv=["a", ""] * 20, env=["A=b"] * 20),
         **{f"path{n}": frame(Kind.FILE, path) + run for n, path in enumerate(hostile)},

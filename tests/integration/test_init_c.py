@@ -7,6 +7,7 @@ namespace, with a small root of its own: what is killed and written there is its
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.c.build import C, compiled, sources
-from tests.c.driver import Init, content, failed, ran, shell, streams
+from tests.c.driver import Init, built, content, failed, ran, shell, streams
 
 from code_executor.sandbox import frames
 from code_executor.sandbox.frames import Kind, frame
@@ -121,12 +122,45 @@ def test_no_staging_once_a_program_has_run(init: Init) -> None:
     assert failed(init) == "frame out of order"
 
 
-@pytest.mark.parametrize("said", [shell("true"), frame(Kind.GET, b"x"), frame(Kind.STDIN, b"x")])
+@pytest.mark.parametrize(
+    "said", [shell("true"), frame(Kind.GET, b"x"), frame(Kind.STDIN, b"x"), frames.built("x", 1)]
+)
 def test_one_thing_at_a_time(init: Init, said: bytes) -> None:
     init.send(shell("sleep 30"))
     init.expect(Kind.BEGAN)
     init.send(said)
     assert failed(init) == "frame out of order"
+
+
+def test_an_executable_is_staged_as_one(init: Init) -> None:
+    script = frames.staged("bin/tool", b"#!/bin/sh\necho ran", executable=True)
+    assert (
+        ran(init, *script, *frames.staged("plain", b""), shell("bin/tool; stat -c %a plain"))[1]
+        == b"ran\n644\n"
+    )
+
+
+def test_what_a_step_built_is_told_before_the_next_one(init: Init) -> None:
+    ran(init, shell("mkdir .bin; head -c 200000 /dev/zero > .bin/main"))
+    assert built(init, ".bin/main", 200_000) == (bytes(200_000), 0)
+    assert built(init, ".bin/main", 199_999) == (b"", errno.EFBIG)
+    ran(init, shell("true"))
+    init.leave()
+
+
+@pytest.mark.parametrize("make", ["ln -s ../etc/passwd x", "ln main.txt x", "mkfifo x", "mkdir x"])
+def test_only_a_plain_file_counts_as_built(init: Init, make: str) -> None:
+    ran(init, *frames.staged("main.txt", b"x"), shell(make))
+    got, error = built(init, "x", 1000)
+    assert (got, error != 0) == (b"", True)
+    init.leave()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0\0", frames.built("", 1)[5:], b"\0" * 4 + b"x"])
+def test_a_misshapen_question_for_what_was_built_ends_it(init: Init, payload: bytes) -> None:
+    ran(init, shell("true"))
+    init.send(frame(Kind.BUILT, payload))
+    assert failed(init) == "built"
 
 
 def test_two_programs_share_their_files_and_their_input(init: Init) -> None:

@@ -8,9 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from code_executor.builds import Builds, Key
+from code_executor.clock import SystemClock
 from code_executor.model import MIB, LimitHit, Plan, RunStatus, StagedFile
+from code_executor.pool import Pool, Size
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.native import NativeBackend
+from code_executor.worker import Worker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -192,6 +196,42 @@ async def test_a_program_that_does_not_compile_is_never_run(backend: NativeBacke
     outcome = await carry_out(backend, plan("go", "package main\nfunc main() { x }"))
     assert (outcome.status, outcome.phase) == (RunStatus.FAILED, "compile")
     assert outcome.usage.compile_ms is not None
+
+
+async def test_what_the_compiler_made_comes_along_and_runs_elsewhere(
+    backend: NativeBackend,
+) -> None:
+    await there(backend, "go")
+    spoils = """
+        package main
+
+        import ("fmt"; "os")
+
+        func main() {
+            os.Remove("/work/.bin/main")
+            os.WriteFile("/work/.bin/main", []byte("#!/bin/sh\\necho spoilt"), 0o755)
+            fmt.Println("ran", os.Args[1])
+        }
+    """
+    first = plan("go", spoils, args=("once",))
+    made = await carry_out(backend, first)
+    assert (made.stdout.data, made.built is not None) == (b"ran once\n", True)
+    builds, key = Builds(16 * MIB), Key("a", b"k")
+    builds.keep(key, made.built or b"")
+    again = builds.reuse(key, replace(first, args=("again",)))
+    assert again is not None
+    outcome = await carry_out(backend, again)
+    assert (outcome.stdout.data, outcome.built) == (b"ran again\n", None)
+
+
+async def test_the_same_program_is_compiled_once_for_each_tenant(backend: NativeBackend) -> None:
+    await there(backend, "go")
+    pool = Pool(backend, {"go": Size(0, 0)})
+    worker = Worker(pool, SystemClock(), builds=Builds(16 * MIB))
+    outcomes = [await worker.execute(plan("go", HELLO["go"]), tenant=each) for each in "aab"]
+    await pool.close()
+    assert {outcome.stdout.data for outcome in outcomes} == {b"hello\n"}
+    assert [outcome.usage.compile_ms == 0 for outcome in outcomes] == [False, True, False]
 
 
 async def test_both_programs_share_one_clock(backend: NativeBackend) -> None:

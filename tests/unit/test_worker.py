@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 
@@ -11,15 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from code_executor.builds import Builds
 from code_executor.errors import QueueFull, SandboxUnavailable
 from code_executor.languages import load
 from code_executor.model import RunRequest, RunStatus
 from code_executor.plan import make_plan
 from code_executor.pool import Pool, Size
-from code_executor.sandbox.fake import FakeBackend
+from code_executor.sandbox.fake import FakeBackend, said
 from code_executor.worker import Turns, Worker
 
 PYTHON = next(language for language in load() if language.id == "python")
+GO = next(language for language in load() if language.id == "go")
+GO_PLAN = make_plan(RunRequest("go", "package main"), GO, inputs=())
 PLAN = make_plan(RunRequest("python", "print(1)"), PYTHON, inputs=())
 
 
@@ -84,6 +88,45 @@ async def test_it_is_not_tried_a_third_time(pool: Pool, backend: FakeBackend) ->
     with pytest.raises(SandboxUnavailable):
         await worker(pool).execute(PLAN, tenant="a")
     assert not backend.plans
+
+
+# ── compiled once ──
+
+
+@pytest.fixture
+def compiler() -> FakeBackend:
+    """A backend whose compile step makes something."""
+    return FakeBackend(
+        script=lambda plan: replace(said("ok"), built=b"ELF" if plan.builds else None)
+    )
+
+
+def compiling(backend: FakeBackend, max_bytes: int) -> Worker:
+    pool = Pool(backend, {"go": Size(0, 0)})
+    return Worker(pool, Stepping(), builds=Builds(max_bytes))
+
+
+async def test_the_same_program_is_compiled_once(compiler: FakeBackend) -> None:
+    worker = compiling(compiler, 100)
+    outcomes = [await worker.execute(GO_PLAN, tenant="a") for _ in range(3)]
+    phases = [[step.phase for step in plan.steps] for plan in compiler.plans]
+    assert phases == [["compile", "run"], ["run"], ["run"]]
+    assert [outcome.usage.compile_ms for outcome in outcomes] == [None, 0, 0]
+    assert {outcome.built for outcome in outcomes} == {None}
+
+
+async def test_but_for_each_tenant(compiler: FakeBackend) -> None:
+    worker = compiling(compiler, 100)
+    for tenant in "ab":
+        await worker.execute(GO_PLAN, tenant=tenant)
+    assert [len(plan.steps) for plan in compiler.plans] == [2, 2]
+
+
+async def test_without_a_cache_nothing_is_asked_for(compiler: FakeBackend) -> None:
+    worker = compiling(compiler, 0)
+    for _ in range(2):
+        await worker.execute(GO_PLAN, tenant="a")
+    assert [(len(plan.steps), plan.builds) for plan in compiler.plans] == [(2, ""), (2, "")]
 
 
 async def test_a_place_is_free_again_after_a_failure(pool: Pool, backend: FakeBackend) -> None:

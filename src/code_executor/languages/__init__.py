@@ -65,8 +65,9 @@ class Language:
     ``run`` and ``compile`` are argument vectors, the program's own arguments not
     included; ``ahead`` starts the interpreter of an ``exec`` flavour before the run is
     known, with a bootstrap under ``/opt/ahead`` that waits for it; ``version`` prints a
-    line that holds the version; ``packages`` prints the preinstalled packages, one a line;
-    ``probe`` is a program that must print ``ok``.
+    line that holds the version; ``builds`` is the file that ``compile`` makes, where it
+    alone decides what ``run`` does (relative to ``/work``); ``packages`` prints the
+    preinstalled packages, one a line; ``probe`` is a program that must print ``ok``.
     ``suffixes`` tells the command line which files are of this language.
     ``dropped_env`` and ``cold_env`` are globs: variables that a caller may not set, and
     variables that are only read while an interpreter starts.
@@ -84,6 +85,7 @@ class Language:
     aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
     compile: tuple[str, ...] = ()
+    builds: str = ""
     ahead: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
@@ -249,6 +251,7 @@ def _check(language: Language, file: str) -> None:
         ("interpreters", _absolute(language.interpreters), "must be absolute paths"),
         ("run", _command(language.run), "must start with an absolute path"),
         ("compile", not language.compile or _command(language.compile), "must start likewise"),
+        ("builds", not language.builds or bool(language.compile), "needs compile"),
         ("version", _command(language.version), "must start with an absolute path"),
         ("env", all(_NAME.fullmatch(key) for key, _ in language.env), "must have valid names"),
         ("flavours", _flavours_ok(language), "must be distinct, and only the last ones may import"),

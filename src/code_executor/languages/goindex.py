@@ -6,7 +6,7 @@ read-only, as ``/opt/go``::
     bin/go         -> the host's go command        cache/       go's build cache, for ``go build``
     tool           -> its compiler and linker      build.sh     the compile step of a run
     compile.cfg    importable packages             version      what it was built from; last
-    link.cfg       all packages
+    link.cfg       all packages, the common ones without debug information
 
 Since Go 1.20 a distribution has no compiled standard library at all, and building it takes more
 processor time than a run may use; before, only what cgo touches is missing. It is made beside
@@ -34,6 +34,31 @@ _ENVIRONMENT = {
     "GOTOOLCHAIN": "local",
     "CGO_ENABLED": "0",
 }
+# What most programs import: the linker reads these again for each, and half of it would be for
+# a debugger. They are compiled once more, because ``go build`` looks for the others.
+COMMON = (
+    "bufio",
+    "bytes",
+    "container/heap",
+    "container/list",
+    "context",
+    "encoding/json",
+    "errors",
+    "fmt",
+    "io",
+    "math",
+    "math/big",
+    "math/rand",
+    "os",
+    "regexp",
+    "sort",
+    "strconv",
+    "strings",
+    "sync",
+    "text/tabwriter",
+    "time",
+    "unicode/utf8",
+)
 _LIST = "{{if .Export}}{{.ImportPath}}={{.Export}}{{end}}"
 
 
@@ -97,16 +122,23 @@ def _is_internal(path: str) -> bool:
 
 def _fill(fresh: Path, go: str, inside: str) -> None:
     cache = str((fresh / "cache").resolve())
-    packages: dict[str, str] = {}
-    for line in _go(go, "list", "-export", "-deps", "-f", _LIST, "std", cache=cache).splitlines():
-        path, separator, file = line.partition("=")
-        if separator:
-            packages[path] = file.replace(cache, f"{inside}/cache", 1)
+    packages = _exports(go, "std", cache=cache, inside=inside)
+    bare = _exports(go, "-gcflags=all=-dwarf=false", *COMMON, cache=cache, inside=inside)
     (fresh / "compile.cfg").write_text(importcfg(packages, internal=False))
-    (fresh / "link.cfg").write_text(importcfg(packages, internal=True))
+    (fresh / "link.cfg").write_text(importcfg(packages | bare, internal=True))
     (fresh / "bin").mkdir()
     (fresh / "bin" / "go").symlink_to(os.path.realpath(go))
     (fresh / "tool").symlink_to(_go(go, "env", "GOTOOLDIR"))
+
+
+def _exports(go: str, *what: str, cache: str, inside: str) -> dict[str, str]:
+    """Import paths and export files, as runs see them, of packages and all they import."""
+    packages: dict[str, str] = {}
+    for line in _go(go, "list", "-export", "-deps", "-f", _LIST, *what, cache=cache).splitlines():
+        path, separator, file = line.partition("=")
+        if separator:
+            packages[path] = file.replace(cache, f"{inside}/cache", 1)
+    return packages
 
 
 def _go(go: str, *args: str, cache: str = "off") -> str:

@@ -8,12 +8,14 @@ Host to init (payload at most 4 MiB):
 
 ====  ===========  =====================================================================
  F    FILE         path relative to ``/work``: the file that DATA is for, created empty
+ A    EXECUTABLE   the same, for a file that may be executed
  D    DATA         bytes appended to it
  I    STDIN        bytes appended to what the program will read
  P    PROGRAM      u8 warm (1: the waiting interpreter, 0: exec), u8 list (1: send the
                    listing after it), strings argv (warm: the arguments only), strings env
  K    KILL         end what runs; no payload
  G    GET          path relative to ``/work/outputs``
+ T    BUILT        u32 most bytes, string path relative to ``/work``: what a compile step made
 ====  ===========  =====================================================================
 
 Init to host (payload at most 64 KiB):
@@ -33,9 +35,10 @@ Init to host (payload at most 64 KiB):
  !    FAILED       u32 errno, name of the step; init ends after it
 ====  ===========  =====================================================================
 
-Order: (HELLO) READY; FILE, DATA, STDIN before the first PROGRAM only; then per program (BEGAN),
-output, ENDED and, if asked for, ENTRY … LISTED; GET when nothing runs. Both ends treat the other
-as hostile: a length, type or order that does not fit ends this sandbox and this run, nothing else.
+Order: (HELLO) READY; FILE, EXECUTABLE, DATA, STDIN before the first PROGRAM only; then per program
+(BEGAN), output, ENDED and, if asked for, ENTRY … LISTED; GET and BUILT when nothing runs. Both ends
+treat the other as hostile: a length, type or order that does not fit ends this sandbox and this
+run, nothing else.
 """
 
 from __future__ import annotations
@@ -63,11 +66,13 @@ class Kind(IntEnum):
     """Frame types; the values are the letters of the table."""
 
     FILE = ord("F")
+    EXECUTABLE = ord("A")
     DATA = ord("D")
     STDIN = ord("I")
     PROGRAM = ord("P")
     KILL = ord("K")
     GET = ord("G")
+    BUILT = ord("T")
     HELLO = ord("H")
     READY = ord("R")
     BEGAN = ord("B")
@@ -81,7 +86,18 @@ class Kind(IntEnum):
     FAILED = ord("!")
 
 
-FROM_HOST = frozenset({Kind.FILE, Kind.DATA, Kind.STDIN, Kind.PROGRAM, Kind.KILL, Kind.GET})
+FROM_HOST = frozenset(
+    {
+        Kind.FILE,
+        Kind.EXECUTABLE,
+        Kind.DATA,
+        Kind.STDIN,
+        Kind.PROGRAM,
+        Kind.KILL,
+        Kind.GET,
+        Kind.BUILT,
+    }
+)
 FROM_INIT = frozenset(Kind) - FROM_HOST
 
 
@@ -121,9 +137,9 @@ def strings(values: Sequence[bytes]) -> bytes:
     return U32.pack(len(values)) + b"".join(map(string, values))
 
 
-def staged(path: str, content: bytes) -> Iterator[bytes]:
+def staged(path: str, content: bytes, *, executable: bool = False) -> Iterator[bytes]:
     """The frames that put ``content`` at ``path``."""
-    yield frame(Kind.FILE, path.encode())
+    yield frame(Kind.EXECUTABLE if executable else Kind.FILE, path.encode())
     yield from chunks(Kind.DATA, content)
 
 
@@ -140,6 +156,11 @@ def program(*, warm: bool, listing: bool, argv: Sequence[str], env: Sequence[str
     if len(payload) > PAYLOAD_IN_MAX:
         raise ProtocolError("arguments and environment are too large")
     return frame(Kind.PROGRAM, payload)
+
+
+def built(path: str, most: int) -> bytes:
+    """The frame that asks for what a compile step made, unless it is larger than ``most``."""
+    return frame(Kind.BUILT, U32.pack(most) + string(path.encode()))
 
 
 def decode_ended(payload: bytes) -> Ended:

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 KILL_GRACE_S = 0.5
 SLACK_S = 20.0  # staging and listing, which the watch's clock does not count
 COLLECT_TIMEOUT_S = 10.0
+BUILT_MAX = 16 * MIB  # a larger binary is compiled each time
 
 
 class RunCounters(Counters, Protocol):
@@ -138,6 +139,9 @@ class RunsPlans(ABC):
                 progress.compile_ms = round(watch.wall_s * 1000)
             if progress.ended.wait_status != 0 or watch.final() is not None:
                 return
+            if step.phase is Phase.COMPILE and plan.builds:
+                # Nothing runs: init killed all there was, and the program comes after this.
+                progress.built = await session.built(plan.builds, BUILT_MAX)
 
     def _stop(self, verdict: Verdict) -> None:
         """The watch has decided: end the program, tidily if init still answers."""
@@ -207,6 +211,7 @@ class RunsPlans(ABC):
             ),
             artifacts=tuple(artifacts),
             skipped=tuple(skipped),
+            built=progress.built,
         )
 
     def _peak_mb(self, progress: _Progress) -> int:
@@ -223,6 +228,7 @@ class _Progress:
         self.phase = Phase.RUN
         self.ended: Ended | None = None
         self.compile_ms: int | None = None
+        self.built: bytes | None = None
         self.wall_us = 0  # by init's clock
 
 

@@ -86,7 +86,7 @@ class Session:
         self._flood = flood_limit(plan.limits.max_output_bytes)
         parts: list[bytes] = []
         for file in plan.files:
-            parts += frames.staged(file.path, file.content)
+            parts += frames.staged(file.path, file.content, executable=file.executable)
         parts += frames.chunks(Kind.STDIN, plan.stdin)
         return b"".join(parts)
 
@@ -117,10 +117,17 @@ class Session:
 
     async def get(self, path: bytes, limit: int) -> bytes | None:
         """A file's content, or ``None`` when it cannot be read whole within ``limit`` bytes."""
+        return await self._fetch(frames.frame(Kind.GET, path), limit)
+
+    async def built(self, path: str, limit: int) -> bytes | None:
+        """What a compile step made at ``path`` below ``/work``; ``None`` as for :meth:`get`."""
+        return await self._fetch(frames.built(path, limit), limit)
+
+    async def _fetch(self, asked: bytes, limit: int) -> bytes | None:
         self._content = bytearray()
         self._content_room = limit
         self._expect(Kind.CONTENT_END)
-        self._channel.send(frames.frame(Kind.GET, path))
+        self._channel.send(asked)
         error = frames.decode_u32(await self._answer)
         return None if error else bytes(self._content)
 

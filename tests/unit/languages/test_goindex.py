@@ -85,6 +85,32 @@ def test_a_package_that_cgo_touches_comes_from_the_cache(index: Path, work: Path
     assert run(work) == "200"
 
 
+def packages(table: Path) -> dict[str, Path]:
+    pairs = (
+        line.removeprefix("packagefile ").split("=") for line in table.read_text().splitlines()
+    )
+    return {path: Path(file) for path, file in pairs}
+
+
+@needs_go
+def test_the_linker_reads_common_packages_without_debug_information(index: Path) -> None:
+    seen, linked = packages(index / "compile.cfg"), packages(index / "link.cfg")
+    assert linked["fmt"].stat().st_size < 0.8 * seen["fmt"].stat().st_size
+    assert linked["net/http"] == seen["net/http"]
+
+
+@needs_go
+def test_a_program_with_settings_of_the_runtime_is_left_to_go_build(
+    index: Path, work: Path
+) -> None:
+    (work / "main.go").write_text(f"//go:debug x=1\n{HELLO}")
+    without_go = work.parent / "index"
+    shutil.copytree(index, without_go, symlinks=True, ignore=shutil.ignore_patterns("cache"))
+    (without_go / "bin" / "go").unlink()
+    assert compiled(without_go, work).returncode == 127
+    assert not (work / ".bin/main").exists()
+
+
 @needs_go
 def test_errors_read_as_go_build_prints_them(index: Path, work: Path) -> None:
     (work / "main.go").write_text('package main\n\nimport "os"\n\nfunc main() {\n\tx := 1\n}\n')

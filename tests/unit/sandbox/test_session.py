@@ -300,6 +300,13 @@ async def test_a_file_comes_in_pieces(init: Init) -> None:
     assert await init.hear(len(asked)) == asked
 
 
+async def test_what_was_built_is_asked_for_with_its_most_bytes(init: Init) -> None:
+    said = frame(Kind.CONTENT, b"ELF") + frame(Kind.CONTENT_END, b"\0\0\0\0")
+    assert await init.answer(init.session.built(".bin/main", 3), said) == b"ELF"
+    asked = frame(Kind.BUILT, b"\3\0\0\0\x09\0\0\0.bin/main")[1:]
+    assert await init.hear(len(asked)) == asked
+
+
 async def test_a_file_that_cannot_be_read_is_none(init: Init) -> None:
     said = frame(Kind.CONTENT, b"ab") + frame(Kind.CONTENT_END, frames.U32.pack(errno.EIO))
     assert await init.answer(init.session.get(b"a", 10), said) is None

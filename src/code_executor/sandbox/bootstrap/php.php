@@ -3,7 +3,14 @@
 // and then returns, and PHP goes on to compile /work/main.php. What the job is: init/init.c.
 (static function () {
     // php://fd duplicates the descriptor; the original can only be closed by a native call.
-    $libc = extension_loaded('ffi') ? FFI::cdef('int close(int fd);') : null;
+    $libc = extension_loaded('ffi')
+        ? FFI::cdef('int close(int fd); void *dlopen(const char *path, int flags);')
+        : null;
+    // Unloading the extensions takes a fifth of a short run's time, and the process ends anyway.
+    foreach ($libc ? get_loaded_extensions() : [] as $name) {
+        $path = ini_get('extension_dir') . '/' . strtolower($name) . '.so';
+        $libc->dlopen($path, 0x1005); // RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE
+    }
     $go = fopen('php://fd/3', 'r+b');
     stream_set_read_buffer($go, 0);
     fwrite($go, "\0"); // ready

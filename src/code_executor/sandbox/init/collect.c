@@ -176,24 +176,38 @@ static int send_content(int control, int file, uint32_t *error)
     }
 }
 
-int collect_get(int control, int work, const char *path)
+/* Nothing runs meanwhile, so the file cannot change between the look and the reading. */
+static int send_file(int control, int dir, const char *path, uint64_t most)
 {
     uint32_t error = 0;
     int sent = 0;
     struct stat about;
-    int outputs = open_beneath(work, "outputs", O_RDONLY | O_DIRECTORY);
-    int file = outputs < 0 ? -1 : open_beneath(outputs, path, O_RDONLY);
+    int file = dir < 0 ? -1 : open_beneath(dir, path, O_RDONLY);
     if (file < 0)
         error = (uint32_t)errno;
     else if (fstat(file, &about) < 0 || !S_ISREG(about.st_mode) || about.st_nlink != 1)
         error = EINVAL;
+    else if ((uint64_t)about.st_size > most)
+        error = EFBIG;
     else
         sent = send_content(control, file, &error);
     if (file >= 0)
         close(file);
-    if (outputs >= 0)
-        close(outputs);
     uint8_t end[4];
     put_u32(end, error);
     return sent < 0 ? -1 : send_frame(control, FRAME_CONTENT_END, end, sizeof end);
+}
+
+int collect_get(int control, int work, const char *path)
+{
+    int outputs = open_beneath(work, "outputs", O_RDONLY | O_DIRECTORY);
+    int sent = send_file(control, outputs, path, UINT64_MAX);
+    if (outputs >= 0)
+        close(outputs);
+    return sent;
+}
+
+int collect_built(int control, int work, const char *path, uint32_t most)
+{
+    return send_file(control, work, path, most);
 }

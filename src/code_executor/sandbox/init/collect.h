@@ -7,9 +7,13 @@
 #ifndef CE_COLLECT_H
 #define CE_COLLECT_H
 
+#include <stdint.h>
+
 /* Send one FRAME_ENTRY for everything that is not a directory, then FRAME_LISTED. -1: the channel. */
 int collect_list(int control, int work);
 /* Send the content of `path` (relative to outputs) and FRAME_CONTENT_END. -1: the channel broke. */
 int collect_get(int control, int work, const char *path);
+/* The same for what a compile step made: `path` relative to /work, EFBIG when above `most`. */
+int collect_built(int control, int work, const char *path, uint32_t most);
 
 #endif

@@ -11,7 +11,7 @@
  *       │
  *     PROGRAM ── (BEGAN) ── STDOUT STDERR … ── (KILL) ── ENDED ── ENTRY … LISTED
  *       │                                                └ a compiled language comes here twice
- *     GET ── CONTENT … CONTENT_END    after a program only
+ *     GET, BUILT ── CONTENT … CONTENT_END    after a program only
  *       │
  *     end of the channel: init exits, and the kernel ends the pid namespace with it
  *
@@ -67,7 +67,7 @@ static void start_warm(struct init *s)
     } else {
         /* A blank, because an interpreter that looks at its first line would find an empty
          * program finished; staging truncates it, and nobody has read further. */
-        int source = stage_open(s->sandbox->source);
+        int source = stage_open(s->sandbox->source, 0644);
         if (source < 0 || write_all(source, " ", 1) < 0)
             fail(s, "warm source");
         close(source);

@@ -20,7 +20,7 @@ static void kill_program(struct init *s)
         (void)kill(-1, SIGKILL);
 }
 
-static void on_file(struct init *s, struct cursor *c)
+static void on_file(struct init *s, struct cursor *c, mode_t mode)
 {
     char path[4096];
     if (c->left == 0 || c->left >= sizeof path || memchr(c->at, 0, c->left)) {
@@ -31,7 +31,7 @@ static void on_file(struct init *s, struct cursor *c)
     path[c->left] = 0;
     if (s->staging >= 0)
         close(s->staging);
-    s->staging = stage_open(path);
+    s->staging = stage_open(path, mode);
     if (s->staging < 0)
         fail(s, "stage");
 }
@@ -171,17 +171,31 @@ static void on_get(struct init *s, struct cursor *c)
     must_send(collect_get(s->control, s->work, path));
 }
 
+static void on_built(struct init *s, struct cursor *c)
+{
+    uint32_t most = take_u32(c);
+    char *path = take_string(c);
+    if (c->bad || c->left || !*path) {
+        errno = EPROTO;
+        fail(s, "built");
+    }
+    must_send(collect_built(s->control, s->work, path, most));
+    free(path);
+}
+
 /* Which frames fit when: staging before the first program, GET between and after programs. */
 static int in_order(const struct init *s, uint8_t type)
 {
     switch (type) {
     case FRAME_FILE:
+    case FRAME_EXECUTABLE:
     case FRAME_DATA:
     case FRAME_STDIN:
         return !s->ran;
     case FRAME_PROGRAM:
         return !s->running;
     case FRAME_GET:
+    case FRAME_BUILT:
         return s->ran && !s->running;
     default:
         return type == FRAME_KILL;
@@ -201,7 +215,10 @@ void on_frame(struct init *s)
     }
     switch (type) {
     case FRAME_FILE:
-        on_file(s, &c);
+        on_file(s, &c, 0644);
+        break;
+    case FRAME_EXECUTABLE:
+        on_file(s, &c, 0755);
         break;
     case FRAME_DATA:
         on_data(s, &c);
@@ -214,6 +231,9 @@ void on_frame(struct init *s)
         break;
     case FRAME_KILL:
         kill_program(s);
+        break;
+    case FRAME_BUILT:
+        on_built(s, &c);
         break;
     default:
         on_get(s, &c);

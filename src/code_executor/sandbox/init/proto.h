@@ -14,11 +14,13 @@
 enum {
     /* host to init */
     FRAME_FILE = 'F',
+    FRAME_EXECUTABLE = 'A',
     FRAME_DATA = 'D',
     FRAME_STDIN = 'I',
     FRAME_PROGRAM = 'P',
     FRAME_KILL = 'K',
     FRAME_GET = 'G',
+    FRAME_BUILT = 'T',
     /* init to host */
     FRAME_HELLO = 'H',
     FRAME_READY = 'R',

@@ -46,7 +46,7 @@ static int open_parents(const char *path, const char **leaf)
     return dir;
 }
 
-int stage_open(const char *path)
+int stage_open(const char *path, mode_t mode)
 {
     if (!path_ok(path)) {
         errno = EINVAL;
@@ -59,7 +59,7 @@ int stage_open(const char *path)
     int file = -1;
     if (dir >= 0) {
         /* Truncated, not replaced: a started-ahead interpreter may hold the main file open. */
-        file = openat(dir, leaf, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+        file = openat(dir, leaf, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, mode);
         int saved = errno;
         close(dir);
         errno = saved;
