@@ -336,7 +336,13 @@ def make_pool(
     floor = min(settings.warm_pool, settings.warm_pool_max // max(1, len(flavours)))
     cap = settings.warm_pool_max if settings.warm_pool else 0
     sizes = {name: Size(floor, cap) for name in flavours}
-    return Pool(backend, sizes, budget=settings.warm_pool_max, on_level=on_level)
+    return Pool(
+        backend,
+        sizes,
+        budget=settings.warm_pool_max,
+        budget_bytes=settings.warm_pool_mb * MIB,
+        on_level=on_level,
+    )
 
 
 def make_worker(settings: Settings, pool: Pool, clock: SystemClock) -> Worker:

@@ -164,8 +164,10 @@ class Settings(BaseSettings):
     """Runs that may wait; more are answered 503 queue_full."""
     warm_pool: Annotated[int, Field(ge=0, le=64)] = 2
     """Sandboxes kept prepared for each language."""
-    warm_pool_max: Positive = 32
+    warm_pool_max: Positive = 64
     """Prepared sandboxes of all languages together."""
+    warm_pool_mb: Positive = 512
+    """Memory of prepared sandboxes together; beyond the floor, none is prepared past it."""
     build_cache_mb: Annotated[int, Field(ge=0, le=4096)] = 64
     """Memory for compiled programs that are used again, in MiB; 0: none are."""
 

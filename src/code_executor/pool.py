@@ -12,7 +12,8 @@ How many a shelf should hold follows demand between a floor and a cap: a moving 
 many of that flavour were out at once (``_Shelf.demand``), that decays while nobody asks, and one
 more for each taker who found the shelf empty (``_Shelf.missed``), decaying slowly: an interpreter
 that takes long to start needs a stock for the next burst. All shelves together stay within
-``budget``, in which every shelf's floor is reserved.
+``budget`` and ``budget_bytes``, in which every shelf's floor is reserved; what a sandbox takes of
+the latter is what the newest one of its flavour had taken when it was prepared.
 
 :meth:`Pool.take` never fails because a shelf is empty: it prepares one itself, twice if the
 first attempt fails. Whoever took a sandbox hands it to :meth:`Pool.retire`, which destroys it
@@ -65,6 +66,7 @@ class _Shelf:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     filling: int = 0
     out: int = 0
+    bytes_each: int = 0
     demand: float = 0.0
     peak: int = 0
     missed: float = 0.0
@@ -72,6 +74,10 @@ class _Shelf:
     def held(self) -> int:
         """Its part of the budget: what it has or will have, at least its floor."""
         return max(len(self.ready) + self.filling, self.size.floor)
+
+    def held_bytes(self) -> int:
+        """Its part of the budget of memory."""
+        return self.held() * self.bytes_each
 
     def observe(self) -> None:
         """A taker is here: move the average, and wake the keeper."""
@@ -99,7 +105,7 @@ class Pool:
     """See the module's theory of operation.
 
     ``sizes`` names every flavour that may be taken; ``budget`` bounds how many sandboxes
-    wait in all. ``tick_s`` is how often a keeper looks after its shelf unasked,
+    wait in all, ``budget_bytes`` how much memory they have together (``None``: no bound). ``tick_s`` is how often a keeper looks after its shelf unasked,
     ``backoff_s`` the pause after a failed refill (doubled each time, 30 s at most).
     ``on_level`` is told a flavour's number of ready sandboxes when it may have changed.
     """
@@ -110,6 +116,7 @@ class Pool:
         sizes: Mapping[str, Size],
         *,
         budget: int = 16,
+        budget_bytes: int | None = None,
         tick_s: float = 5.0,
         backoff_s: float = 0.5,
         destroyers: int = 4,
@@ -118,6 +125,7 @@ class Pool:
         self._backend = backend
         self._shelves = {name: _Shelf(name, size) for name, size in sizes.items()}
         self._budget = budget
+        self._budget_bytes = math.inf if budget_bytes is None else budget_bytes
         self._tick_s = tick_s
         self._backoff_s = backoff_s
         self._on_level = on_level
@@ -249,7 +257,9 @@ class Pool:
             await self._calm.wait()
             shelf.filling = 1
             try:
-                shelf.ready.append(await self._prepare(shelf.flavour))
+                prepared = await self._prepare(shelf.flavour)
+                shelf.bytes_each = prepared.memory_bytes()
+                shelf.ready.append(prepared)
             finally:
                 shelf.filling = 0
             self._on_level({shelf.flavour: len(shelf.ready)})
@@ -279,5 +289,8 @@ class Pool:
     def _wants_more(self, shelf: _Shelf) -> bool:
         if len(shelf.ready) < shelf.size.floor:
             return True
-        held = sum(each.held() for each in self._shelves.values())
-        return len(shelf.ready) < shelf.target() and held < self._budget
+        if len(shelf.ready) >= shelf.target():
+            return False
+        shelves = self._shelves.values()
+        memory = sum(each.held_bytes() for each in shelves) + shelf.bytes_each
+        return sum(each.held() for each in shelves) < self._budget and memory <= self._budget_bytes

@@ -33,6 +33,10 @@ class Sandbox(Protocol):
         """Whether it can still take a run; asked just before it is given out."""
         ...
 
+    def memory_bytes(self) -> int:
+        """What it has taken of the host's memory so far; 0 where nobody counts it."""
+        ...
+
     async def run(self, plan: Plan) -> Outcome:
         """Execute ``plan`` and return how it ended; at most one call in a sandbox's life.
 

@@ -213,3 +213,18 @@ async def test_what_takes_long_to_prepare_is_kept_in_stock_for_the_next_burst() 
     assert pool.levels()["slow"] > 1
     await pool.close()
     assert not backend.live
+
+
+async def test_demand_is_followed_within_the_budget_of_memory_but_never_below_the_floor() -> None:
+    backend = FakeBackend()
+    backend.sandbox_bytes = 10
+    async with running(backend, {"python": Size(2, 6)}, budget_bytes=35) as pool:
+        taken = [await pool.take("python") for _ in range(6)]
+        await until(lambda: pool.levels()["python"] == 3)
+        await asyncio.sleep(0.1)
+        assert pool.levels() == {"python": 3}
+        for sandbox in taken:
+            pool.retire(sandbox)
+    backend.sandbox_bytes = 1000
+    async with running(backend, {"python": Size(2, 6)}, budget_bytes=35) as pool:
+        await until(lambda: pool.levels() == {"python": 2})

@@ -55,6 +55,9 @@ class FakeSandbox:
     def alive(self) -> bool:
         return not self.dead
 
+    def memory_bytes(self) -> int:
+        return self._backend.sandbox_bytes
+
     async def run(self, plan: Plan) -> Outcome:
         if self._used or self.dead:
             raise SandboxUnavailable("The sandbox cannot take a run.", step="start")
@@ -72,7 +75,8 @@ class FakeBackend:
 
     ``prepare_failures`` and ``run_failures`` are raised in order, one a call, before
     anything else happens. ``live`` holds the sandboxes that exist, ``prepared`` counts
-    those ever made, ``plans`` lists what was run, ``most_running`` how many at once.
+    those ever made, ``plans`` lists what was run, ``most_running`` how many at once,
+    ``sandbox_bytes`` is what each says it has taken of memory.
     """
 
     name = "fake"
@@ -95,6 +99,7 @@ class FakeBackend:
         self.destroy_s = destroy_s
         self.prepare_failures: deque[Exception] = deque()
         self.run_failures: deque[Exception] = deque()
+        self.sandbox_bytes = 0
         self.live: set[FakeSandbox] = set()
         self.prepared = 0
         self.plans: list[Plan] = []

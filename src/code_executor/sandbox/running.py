@@ -63,6 +63,10 @@ class RunsPlans(ABC):
         self._warm = False  # an interpreter waits inside
         self._hard_kill: asyncio.TimerHandle | None = None
 
+    def memory_bytes(self) -> int:
+        """See ``ports.Sandbox.memory_bytes``."""
+        return self._counters.peak_bytes() or 0
+
     @property
     @abstractmethod
     def _counters(self) -> RunCounters: ...
