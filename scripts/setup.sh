@@ -16,6 +16,7 @@ umask 022 # sandboxes read the runtimes under another uid
 readonly LANGUAGES=(ruby php go node)
 declare -rA PACKAGES=(
     [python]="python3 python3-venv" [compiler]="gcc libc6-dev" [libseccomp]=libseccomp2
+    [runc]=runc [runsc]=runsc
     [uidmap]=uidmap [ruby]=ruby [php]=php-cli [go]=golang-go [node]=nodejs
 )
 
@@ -32,6 +33,8 @@ has_node() { [[ -n $(first_of /usr/bin/node /usr/local/bin/node) ]]; }
 has_go() { [[ -n $(system_go) ]]; }
 has_python() { [[ -n $(system_python) ]]; }
 has_libseccomp() { [[ $(/sbin/ldconfig -p) == *libseccomp.so.2* ]]; }
+has_runc() { [[ -n $(first_of /usr/sbin/runc /usr/bin/runc /usr/local/bin/runc) ]]; }
+has_runsc() { [[ -n $(first_of /usr/bin/runsc /usr/local/bin/runsc) ]]; }
 # Without root, every run gets its uid from a range that newuidmap hands out.
 has_uidmap() { ((EUID == 0)) || command -v newuidmap >/dev/null; }
 has_compiler() { # and the static C library
@@ -134,6 +137,14 @@ system_packages() {
     report_missing
 }
 
+test_packages() { # a backend whose runtime cannot be had skips its tests
+    local missing name
+    mapfile -t missing < <(missing_of runc runsc)
+    ((${#missing[@]})) || return 0
+    ! may_install || install_packages "${missing[@]}"
+    for name in $(missing_of runc runsc); do warn "no $name: $(why_missing "$name")"; done
+}
+
 # ---- the service's own environment -----------------------------------------------------------
 
 pip_install() {
@@ -193,6 +204,7 @@ sandbox_init() {
 main() {
     one_at_a_time
     system_packages
+    [[ ${1:-} != --tests ]] || test_packages
     service_environment
     [[ ${1:-} != --tests ]] || { test_packages && test_environment; }
     python_runtime "$(system_python)"

@@ -213,13 +213,22 @@ async def examine(settings: Settings, *, full: bool = False) -> Report:
 
 
 async def _conformance(backend: Backend) -> Sequence[tuple[str, str, str | None]]:
+    """A failure that the backend is declared to differ in is told in the title, not as one."""
     from code_executor.sandbox.conformance import run_all
+    from code_executor.sandbox.differs import reasons
 
-    return [
-        (result.check.promise, result.check.title, None if result.passed else result.message)
-        for result in await run_all(backend)
-        if result.skipped is None
-    ]
+    differs, found = reasons(backend.name), []
+    for result in await run_all(backend):
+        check = result.check
+        if result.passed or result.skipped is not None:
+            failure, title = None, check.title
+        elif check.name in differs:
+            failure, title = None, f"{check.title} (differs: {differs[check.name]})"
+        else:
+            failure, title = result.message, check.title
+        if result.skipped is None:
+            found.append((check.promise, title, failure))
+    return found
 
 
 @asynccontextmanager

@@ -58,6 +58,12 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> Non
     await second.close()
 
 
+@pytest.mark.parametrize("name", ["native", "gvisor", "runc", "fake"])
+def test_the_backend_is_the_one_of_the_setting(tmp_path: Path, name: str) -> None:
+    given = settings(tmp_path, sandbox_backend=name)
+    assert make_backend(given, make_languages(given)).name == name
+
+
 async def test_two_services_do_not_share_a_data_directory(tmp_path: Path) -> None:
     first, second = build(settings(tmp_path)), build(settings(tmp_path))
     await first.start()

@@ -207,6 +207,12 @@ class Group:
         name = "memory.events" if self._v2 else "memory.oom_control"
         return _fields(_read(f"{self._paths['memory']}/{name}")).get("oom_kill", 0)
 
+    def refused_processes(self) -> int:
+        """How often the kernel has refused a new process or thread here."""
+        with contextlib.suppress(FileNotFoundError):  # v1 before Linux 4.8
+            return _fields(_read(f"{self._paths['pids']}/pids.events")).get("max", 0)
+        return 0
+
     def peak_bytes(self) -> int | None:
         """The highest memory use so far; ``None`` on v2 before Linux 5.19."""
         name = "memory.peak" if self._v2 else "memory.max_usage_in_bytes"

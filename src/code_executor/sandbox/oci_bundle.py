@@ -156,7 +156,9 @@ def _binds(box: Box) -> list[Mapping[str, Any]]:
     mounts = []
     own_dev = box.kind is RuntimeKind.GVISOR
     if not own_dev:
-        mounts.append(_mount("/dev", "bind", f"{box.root}/dev", "bind", "ro", "nosuid", "noexec"))
+        mounts.append(
+            _mount("/dev", "bind", f"{box.root}/dev", "bind", "ro", "nosuid", "nodev", "noexec")
+        )
     for bind in box.operations:
         if isinstance(bind, Bind) and not (bind.device and own_dev):
             nodev = () if bind.device else ("nodev",)
@@ -172,7 +174,10 @@ def _own_mounts(box: Box) -> list[Mapping[str, Any]]:
     hidden = ("hidepid=invisible",) if box.kind is RuntimeKind.RUNC else ()
     inodes = ("nr_inodes=65536",) if box.kind is RuntimeKind.RUNC else ()
     scratch = ("nosuid", "nodev", size, *inodes)
+    # gVisor mounts its own /sys where it is not told otherwise.
+    sys = [_mount("/sys", "tmpfs", "tmpfs", "nosuid", "nodev", "noexec", "ro", "mode=0555")]
     return [
+        *(sys if box.kind is RuntimeKind.GVISOR else ()),
         _mount("/proc", "proc", "proc", "nosuid", "nodev", "noexec", *hidden),
         _mount("/work", "tmpfs", "tmpfs", *scratch, "mode=0755", *owner),
         _mount("/tmp", "tmpfs", "tmpfs", *scratch, "mode=1777", *owner),  # noqa: S108 - the sandbox's

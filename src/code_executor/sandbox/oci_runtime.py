@@ -74,7 +74,8 @@ class Place:
         path = HOST_RUN / f"{PREFIX}{secrets.token_hex(6)}"
         try:
             for directory in (HOST_RUN, path, path / "root", path / "bundles", path / "state"):
-                directory.mkdir(mode=0o755, exist_ok=True)
+                directory.mkdir(exist_ok=True)
+                directory.chmod(0o755)  # runc goes through them with a sandbox's user id
             (path / "made.json").write_text(json.dumps({"tree": tree, "program": program}))
             lock = _lock(path)
         except OSError as error:
@@ -215,7 +216,15 @@ class Runtime:
         return int(pid_file.read_text())
 
     async def delete(self, name: str) -> bool:
-        """Have the runtime forget a sandbox, dead or alive, or never made."""
+        """Have the runtime forget a sandbox that is dead, or was never made.
+
+        All that gVisor keeps of a dead one is its state file; ``runsc delete`` first asks for a
+        second or two whether it is dead, each time longer.
+        """
+        if self.kind is RuntimeKind.GVISOR:
+            for left in self.state.glob(f"{name}_sandbox*"):
+                left.unlink(missing_ok=True)
+            return True
         process = await asyncio.create_subprocess_exec(
             *self.command("delete", "--force", name),
             stdin=asyncio.subprocess.DEVNULL,

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from code_executor.errors import SandboxUnavailable
-from code_executor.model import MIB, Plan
+from code_executor.model import MIB, Plan, RunStatus
 from code_executor.sandbox.cgroup import Group
 from code_executor.sandbox.native_sandbox import PREPARE_TIMEOUT_S, REMOVE_TIMEOUT_S, readable
 from code_executor.sandbox.oci_bundle import RuntimeKind
 from code_executor.sandbox.oci_runtime import Runtime
-from code_executor.sandbox.running import RunsPlans
+from code_executor.sandbox.running import RunCounters, RunsPlans
 from code_executor.sandbox.session import Session
+from code_executor.sandbox.watch import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,33 @@ class Own:
 
 OWN = {
     RuntimeKind.RUNC: Own(0, 1),
-    # Its kernel is a process of the host: some 40 MiB, and a thread for each of the program's.
-    RuntimeKind.GVISOR: Own(48 * MIB, 192),
+    # Its kernel is a process of the host: some 16 MiB, and a thread for each of the program's.
+    RuntimeKind.GVISOR: Own(16 * MIB, 192),
 }
+
+
+PROCESSES = Verdict(RunStatus.KILLED, None, "the program started too many processes")
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """A group's counters without what the runtime itself takes."""
+
+    group: Group
+    own_bytes: int
+
+    def cpu_us(self) -> int:
+        """See ``watch.Counters``."""
+        return self.group.cpu_us()
+
+    def oom_kills(self) -> int:
+        """See ``watch.Counters``."""
+        return self.group.oom_kills()
+
+    def peak_bytes(self) -> int | None:
+        """See ``running.RunCounters``."""
+        peak = self.group.peak_bytes()
+        return None if peak is None else max(peak - self.own_bytes, 0)
 
 
 class OciSandbox(RunsPlans):
@@ -106,14 +131,20 @@ class OciSandbox(RunsPlans):
     # ── what a run needs of it ──
 
     @property
-    def _counters(self) -> Group:
-        return self._group
+    def _counters(self) -> RunCounters:
+        return _Beside(self._group, self._own.memory_bytes)
 
     def _limit_group(self, plan: Plan) -> None:
         self._group.limit(
             memory_bytes=plan.limits.memory_mb * MIB + self._own.memory_bytes,
             processes=plan.processes + self._own.processes,
         )
+
+    def _cause_of_death(self) -> Verdict | None:
+        """gVisor's kernel ends when it gets no further thread for a process of the program."""
+        if self._runtime.kind is RuntimeKind.GVISOR and self._group.refused_processes():
+            return PROCESSES
+        return None
 
     def _kill(self) -> None:
         """All processes: of runc's the kernel ends the rest with PID 1, of gVisor's it does not."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -31,10 +31,10 @@ from code_executor.model import (
 )
 from code_executor.plan import make_plan
 from code_executor.ports import Backend
+from code_executor.sandbox.differs import reasons
 
 ATTEMPTS = "code_executor.sandbox.conformance.attempts"
 CLOSED = "it fails closed"
-NOTHING: Mapping[str, str] = {}
 QUICK_MAIN = "from attempts import main\nmain()\n"
 _VERSION = re.compile(rb"\d+\.\d+[\w.+~-]*")
 PACKAGES_LIMITS = Limits(timeout_ms=10_000, memory_mb=512, cpu_ms=10_000)
@@ -71,25 +71,24 @@ def _attempt_sources() -> tuple[SourceFile, ...]:
     )
 
 
-async def _hostile(
-    backend: Backend, python: Language, *, declared: Mapping[str, str]
-) -> Sequence[Promise]:
-    """P1 and P7: the quick hostile attempts, and exactly the documented environment.
-
-    ``declared``: attempts that this backend says get through, and why that gives nothing.
-    """
+async def _hostile(backend: Backend, python: Language) -> Sequence[Promise]:
+    """P1 and P7: the quick hostile attempts, and exactly the documented environment."""
     request = RunRequest(
         language=python.id, code=QUICK_MAIN, args=("quick",), sources=_attempt_sources()
     )
     outcome = await run_once(backend, make_plan(request, python, inputs=[]))
     tried = [json.loads(line) for line in outcome.stdout.data.splitlines()]
-    free = [a for a in tried if not a["held"]]
-    through = [f"{a['title']}: {a['detail']}" for a in free if a["name"] not in declared]
-    known = [f"{a['title']} ({declared[a['name']]})" for a in free if a["name"] in declared]
+    differs = reasons(backend.name)
+    own = [a["name"] for a in tried if not a["held"] and f"isolation.{a['name']}" in differs]
+    through = [
+        f"{a['title']}: {a['detail']}" for a in tried if not a["held"] and a["name"] not in own
+    ]
     kept = outcome.status is RunStatus.SUCCEEDED and bool(tried) and not through
     said = outcome.stderr.data.decode("utf-8", "replace")[-200:]
-    held = f"{len(tried) - len(free)} hostile attempts held {said}".strip()
-    evidence = "; ".join(through or [held, *(f"known not to be held: {one}" for one in known)])
+    held = f"{len(tried) - len(own)} hostile attempts held {said}".strip()
+    if own:
+        held += f"; see docs/backends.md for {', '.join(own)}"
+    evidence = "; ".join(through) or held
     environment = await run_once(
         backend, _plan(python, "import os\nfor n in sorted(os.environ): print(n, os.environ[n])\n")
     )
@@ -189,6 +188,7 @@ async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
 
 Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
 LOOKS: dict[str, Look] = {
+    "hostile": _hostile,
     "deadline": _deadline,
     "memory": _memory,
     "truth": _truth,
@@ -196,29 +196,19 @@ LOOKS: dict[str, Look] = {
 
 
 async def probe(
-    backend: Backend,
-    python: Language | None,
-    *,
-    host_ids: bool = True,
-    declared: Mapping[str, str] = NOTHING,
+    backend: Backend, python: Language | None, *, host_ids: bool = True
 ) -> Sequence[Promise]:
     """All rows, by promise number; P12 (it fails closed) tells whether every probe ran.
 
     ``host_ids``: two runs at a time differ in the host's user ids, and can tell. Where the ids
     inside are not the host's (a kernel of its own, an engine's container) they cannot.
-    ``declared``: see :func:`_hostile`; it is told as evidence.
     """
     if python is None:
         return [_row("P12", CLOSED, False, "the probes need Python", "make up")]
     rows: list[Promise] = []
     failed: list[str] = []
     neighbours = partial(_neighbours, host_ids=host_ids)
-    hostile = partial(_hostile, declared=declared)
-    looks: Sequence[tuple[str, Look]] = [
-        ("hostile", hostile),
-        *LOOKS.items(),
-        ("neighbours", neighbours),
-    ]
+    looks: Sequence[tuple[str, Look]] = [*LOOKS.items(), ("neighbours", neighbours)]
     for name, look in looks:
         try:
             rows += await look(backend, python)

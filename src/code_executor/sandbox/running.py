@@ -74,6 +74,10 @@ class RunsPlans(ABC):
             SandboxUnavailable: what waits inside is larger than they are.
         """
 
+    def _cause_of_death(self) -> Verdict | None:
+        """Why a sandbox has ended with its init, where the program may be the reason."""
+        return None
+
     @abstractmethod
     def _kill(self) -> None:
         """End everything in the sandbox, PID 1 included."""
@@ -96,6 +100,8 @@ class RunsPlans(ABC):
             raise SandboxUnavailable("init does not answer", step="deadline") from None
         except SandboxUnavailable:
             watch.ended()
+            if watch.final() is None and (cause := self._cause_of_death()) is not None:
+                watch.verdict = cause
             if watch.final() is None:
                 raise
         finally:

@@ -29,11 +29,12 @@ FILES: dict[str, dict[str, str]] = {
         "memory.max_usage_in_bytes": "4096\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
     },
-    "pids": {"cgroup.procs": "", "pids.max": ""},
+    "pids": {"cgroup.procs": "", "pids.max": "", "pids.events": "max 3\n"},
     "cpuacct": {"cgroup.procs": "", "cpuacct.usage": "1234567\n"},
     "unified": {
         "cgroup.procs": "",
         "pids.max": "",
+        "pids.events": "max 3\n",
         "memory.max": "",
         "memory.swap.max": "",
         "memory.oom.group": "",
@@ -112,6 +113,29 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Layout]:
         if path.exists():
             path.write_text("")
     assert made.group.remove()
+
+
+def test_an_oci_runtime_is_told_where_in_the_hierarchy_it_is(layout: Layout) -> None:
+    assert layout.group.path == "/box"
+    assert layout.group.files("cgroup.procs") == [str(path) for path in layout.procs()]
+
+
+def test_refused_processes_are_counted(layout: Layout) -> None:
+    assert layout.group.refused_processes() == 3
+    layout.file("pids.events").unlink()
+    assert layout.group.refused_processes() == 0
+
+
+def test_what_a_runtime_left_of_a_tree_is_removed_when_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "freezer" / "tree").mkdir(parents=True)
+    (tmp_path / "other" / "tree").mkdir(parents=True)
+    mounts = [(str(tmp_path / "freezer"), "cgroup", {""}), (str(tmp_path / "other"), "tmpfs", {""})]
+    monkeypatch.setattr(cgroup, "_mount_lines", lambda: iter(mounts))
+    cgroup.remove_empty("tree")
+    assert not (tmp_path / "freezer" / "tree").exists()
+    assert (tmp_path / "other" / "tree").exists()
 
 
 # ── limits ──

@@ -16,16 +16,9 @@ from code_executor.sandbox.fake import FakeBackend, said
 
 LANGUAGES = {language.id: language for language in load()}
 PYTHON = LANGUAGES["python"]
-HELD = (
-    json.dumps({"name": "read_shadow", "title": "read /etc/shadow", "held": True, "detail": ""})
-    + "\n"
-)
-THROUGH = (
-    json.dumps(
-        {"name": "read_shadow", "title": "read /etc/shadow", "held": False, "detail": "it was read"}
-    )
-    + "\n"
-)
+TRIED = {"name": "read_the_init", "title": "read /etc/shadow"}
+HELD = json.dumps({**TRIED, "held": True, "detail": ""}) + "\n"
+THROUGH = json.dumps({**TRIED, "held": False, "detail": "it was read"}) + "\n"
 
 
 class Host:
@@ -98,6 +91,24 @@ async def test_what_got_through_is_told() -> None:
     assert (await rows(host))["P1"].evidence == "read /etc/shadow: it was read"
 
 
+async def test_a_declared_difference_of_the_backend_is_told_and_breaks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FakeBackend, "name", "gvisor")
+    host = Host()
+    host.hostile = said(HELD + THROUGH)
+    row = (await rows(host))["P1"]
+    assert row.kept
+    assert "read_the_init" in row.evidence
+
+
+async def test_user_ids_may_be_alike_where_they_are_not_the_hosts() -> None:
+    host = Host()
+    host.neighbours = iter(["['0', '0', '9']\n[] []\n"] * 2)
+    found = await probes.probe(FakeBackend(host), PYTHON, host_ids=False)
+    assert broken({row.id: row for row in found}) == set()
+
+
 @pytest.mark.parametrize("more", ["SECRET x\n", ""])
 async def test_any_other_environment_breaks_p7(more: str) -> None:
     host = Host()
@@ -137,16 +148,6 @@ async def test_runs_that_see_each_other_break_p6(pair: list[str]) -> None:
     host = Host()
     host.neighbours = iter(pair)
     assert broken(await rows(host)) == {"P6"}
-
-
-async def test_a_declared_attempt_is_told_and_breaks_nothing() -> None:
-    host = Host()
-    host.hostile = said(HELD + THROUGH)
-    declared = {"read_shadow": "there is nothing in it"}
-    found = await probes.probe(FakeBackend(host), PYTHON, declared=declared)
-    row = next(row for row in found if row.id == "P1")
-    assert row.kept
-    assert "there is nothing in it" in row.evidence
 
 
 async def test_a_followed_link_breaks_p5() -> None:

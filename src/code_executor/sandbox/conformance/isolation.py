@@ -15,6 +15,7 @@ from code_executor.sandbox.conformance.attempts.harness import Attempt
 from code_executor.sandbox.conformance.bench import expect, python
 from code_executor.sandbox.conformance.registry import Body, Check, add
 
+TIMEOUT_MS = 30_000  # some walk the whole root, which takes its time in gVisor
 MAIN = "import attempts\nattempts.main()\n"
 
 
@@ -39,7 +40,8 @@ def sources() -> dict[str, str]:
 
 async def try_attempts(backend: Backend, *names: str) -> tuple[Verdict, ...]:
     """Run the named attempts (``"quick"``: those of the start) in one sandbox of ``backend``."""
-    return verdicts(await python(backend, MAIN, sources=sources(), args=names), names)
+    outcome = await python(backend, MAIN, sources=sources(), args=names, timeout_ms=TIMEOUT_MS)
+    return verdicts(outcome, names)
 
 
 def verdicts(outcome: Outcome, names: Iterable[str]) -> tuple[Verdict, ...]:

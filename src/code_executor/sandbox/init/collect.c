@@ -27,6 +27,20 @@ struct walk {
     int truncated, broken;
 };
 
+/* O_DIRECTORY makes gVisor follow a link in spite of O_NOFOLLOW: what was opened is looked at. */
+static int open_one(int dir, const char *name, int flags)
+{
+    struct stat about;
+    int fd = openat(dir, name, (flags & ~O_DIRECTORY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || !(flags & O_DIRECTORY))
+        return fd;
+    if (fstat(fd, &about) == 0 && S_ISDIR(about.st_mode))
+        return fd;
+    close(fd);
+    errno = ENOTDIR;
+    return -1;
+}
+
 /* Where there is no openat2(2) (gVisor): a component at a time, no link followed, none upwards. */
 static int open_stepwise(int dir, const char *path, int flags)
 {
@@ -40,8 +54,7 @@ static int open_stepwise(int dir, const char *path, int flags)
         name[length < sizeof name ? length : 0] = 0;
         errno = EINVAL;
         if (*name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
-            fd = openat(at, name,
-                        (last ? flags : O_RDONLY | O_DIRECTORY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+            fd = open_one(at, name, last ? flags : O_RDONLY | O_DIRECTORY);
         int saved = errno;
         if (at != dir)
             close(at);

@@ -129,13 +129,16 @@ _Noreturn void init_serve(int in, int out, const struct sandbox *sandbox,
 {
     struct init s = {.host = in, .control = out, .staging = -1, .sandbox = sandbox, .filter = filter};
     s.program = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
-    sigset_t child;
+    sigset_t child, blocked;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
+    /* Linux spares PID 1 the SIGPIPE of a program that closed its input; gVisor does not. */
+    blocked = child;
+    sigaddset(&blocked, SIGPIPE);
     const char *failed = setup_sandbox(sandbox);
     if (failed)
         fail(&s, failed);
-    if (sigprocmask(SIG_BLOCK, &child, NULL) < 0)
+    if (sigprocmask(SIG_BLOCK, &blocked, NULL) < 0)
         fail(&s, "signal mask");
     s.children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     s.work = open("/work", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

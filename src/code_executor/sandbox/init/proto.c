@@ -1,6 +1,7 @@
 #include "proto.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -93,12 +94,22 @@ void put_u64(uint8_t *at, uint64_t value)
         at[i] = (uint8_t)(value >> (8 * i));
 }
 
+/* After a failure: whether to try again. What others hand us may be non-blocking, and a socket of
+ * the host is in gVisor, whatever it looks like. */
+static int again(int fd, short events)
+{
+    struct pollfd polled = {fd, events, 0};
+    if (errno == EINTR)
+        return 1;
+    return errno == EAGAIN && (poll(&polled, 1, -1) >= 0 || errno == EINTR);
+}
+
 int read_all(int fd, void *buffer, size_t size)
 {
     uint8_t *at = buffer;
     while (size > 0) {
         ssize_t n = read(fd, at, size);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && again(fd, POLLIN))
             continue;
         if (n <= 0) {
             if (n == 0)
@@ -116,7 +127,7 @@ int write_all(int fd, const void *buffer, size_t size)
     const uint8_t *at = buffer;
     while (size > 0) {
         ssize_t n = write(fd, at, size);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && again(fd, POLLOUT))
             continue;
         if (n < 0)
             return -1;
@@ -186,7 +197,7 @@ int send_frame2(int fd, uint8_t type, const void *head, size_t head_size, const 
         return -1;
     while (left > 0) {
         ssize_t n = writev(fd, parts, 3);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && again(fd, POLLOUT))
             continue;
         if (n < 0)
             return -1;

@@ -162,6 +162,20 @@ def status_line(name: str) -> str:
     return fields[name]
 
 
+_PRCTL = {"NoNewPrivs": 39, "Seccomp": 21}
+_NO_SUCH = {"CapAmb": "0"}  # gVisor has no ambient set
+
+
+def status(name: str) -> str:
+    """The same where ``/proc`` shows less (gVisor): asked of the kernel by prctl(2)."""
+    try:
+        return status_line(name)
+    except KeyError:
+        if name in _NO_SUCH:
+            return _NO_SUCH[name]
+        return str(_LIBC.prctl(_PRCTL[name], 0, 0, 0, 0))
+
+
 def _name(code: int | None) -> str:
     return errno.errorcode.get(code or 0, f"errno {code}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import time
 
 from .harness import Reached, attempt, forbidden, refused, unreadable
@@ -36,6 +37,22 @@ def read_the_init() -> None:
         os.close(os.open("/proc/1/mem", os.O_RDWR))
     with refused("/proc/1/ns was followed"):
         os.close(os.open("/proc/1/ns/mnt", os.O_RDONLY))
+
+
+@attempt("P1", quick=True)
+def the_channel_of_init() -> None:
+    """Open, through /proc, what process 1 speaks to the service by."""
+    own = {(os.fstat(number).st_dev, os.fstat(number).st_ino) for number in (0, 1, 2)}
+    for path in (f"/proc/1/fd/{n}" for n in range(64)):
+        for mode in (os.O_RDONLY, os.O_WRONLY):
+            try:
+                about = os.stat(descriptor := os.open(path, mode | os.O_NONBLOCK))
+            except OSError:
+                continue
+            os.close(descriptor)
+            foreign = (about.st_dev, about.st_ino) not in own
+            if stat.S_ISSOCK(about.st_mode) or (stat.S_ISFIFO(about.st_mode) and foreign):
+                raise Reached(path)
 
 
 @attempt("P1", quick=True)

@@ -44,6 +44,19 @@ def test_a_call_that_reaches_the_kernel_is_noticed() -> None:
         harness.forbidden("setns", -1, 0)
 
 
+def test_what_proc_does_not_show_is_asked_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {name: harness.status(name) for name in ("NoNewPrivs", "Seccomp")}
+
+    def nothing(name: str) -> str:
+        raise KeyError(name)
+
+    monkeypatch.setattr(harness, "status_line", nothing)
+    assert {name: harness.status(name) for name in shown} == shown
+    assert harness.status("CapAmb") == "0"
+    with pytest.raises(KeyError):
+        harness.status("CapEff")
+
+
 def test_status_lines() -> None:
     assert harness.status_line("Pid") == str(os.getpid())
 

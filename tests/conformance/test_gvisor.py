@@ -1,0 +1,16 @@
+"""The OCI backend with gVisor keeps every promise but those in ``sandbox/differs.py``."""
+
+from __future__ import annotations
+
+import pytest
+from tests.conformance.oci import try_check
+
+from code_executor.ports import Backend
+from code_executor.sandbox.conformance import CHECKS, Check
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+async def test_check(gvisor: Backend, check: Check) -> None:
+    await try_check(gvisor, check)
