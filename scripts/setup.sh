@@ -16,7 +16,7 @@ umask 022 # sandboxes read the runtimes under another uid
 readonly LANGUAGES=(ruby php go node)
 declare -rA PACKAGES=(
     [python]="python3 python3-venv" [compiler]="gcc libc6-dev" [libseccomp]=libseccomp2
-    [runc]=runc [runsc]=runsc
+    [runc]=runc [runsc]=runsc [docker]=docker.io [debootstrap]=debootstrap [apparmor]=apparmor
     [uidmap]=uidmap [ruby]=ruby [php]=php-cli [go]=golang-go [node]=nodejs
 )
 
@@ -35,6 +35,11 @@ has_python() { [[ -n $(system_python) ]]; }
 has_libseccomp() { [[ $(/sbin/ldconfig -p) == *libseccomp.so.2* ]]; }
 has_runc() { [[ -n $(first_of /usr/sbin/runc /usr/bin/runc /usr/local/bin/runc) ]]; }
 has_runsc() { [[ -n $(first_of /usr/bin/runsc /usr/local/bin/runsc) ]]; }
+has_docker() { # the engine, and a client for the tests
+    [[ -n $(first_of /usr/sbin/dockerd /usr/bin/dockerd) ]] && command -v docker >/dev/null
+}
+has_debootstrap() { [[ -n $(first_of /usr/sbin/debootstrap) ]]; }
+has_apparmor() { [[ -n $(first_of /usr/sbin/apparmor_parser /sbin/apparmor_parser) ]]; }
 # Without root, every run gets its uid from a range that newuidmap hands out.
 has_uidmap() { ((EUID == 0)) || command -v newuidmap >/dev/null; }
 has_compiler() { # and the static C library
@@ -137,12 +142,14 @@ system_packages() {
     report_missing
 }
 
-test_packages() { # a backend whose runtime cannot be had skips its tests
-    local missing name
-    mapfile -t missing < <(missing_of runc runsc)
+# Backends whose runtime cannot be had skip their tests. The engine of the docker backend's is started
+# by them, on a base that debootstrap makes; apparmor has the parser that checks the profile.
+test_packages() {
+    local names=(runc runsc docker debootstrap apparmor) missing name
+    mapfile -t missing < <(missing_of "${names[@]}")
     ((${#missing[@]})) || return 0
     ! may_install || install_packages "${missing[@]}"
-    for name in $(missing_of runc runsc); do warn "no $name: $(why_missing "$name")"; done
+    for name in $(missing_of "${names[@]}"); do warn "no $name: $(why_missing "$name")"; done
 }
 
 # ---- the service's own environment -----------------------------------------------------------
@@ -165,20 +172,6 @@ service_environment() {
     step "installing the service's packages" service install_service ||
         die "the service's packages could not be installed"
     stamp "$VENV/.stamp" "$wanted"
-}
-
-# An engine that the docker backend's tests start, what its base image is made with, and the parser
-# that checks the AppArmor profile. Without them those tests are skipped, or fail where they must run.
-test_packages() {
-    local tool missing=()
-    local -A packages=([dockerd]=docker.io [debootstrap]=debootstrap [apparmor_parser]=apparmor)
-    for tool in "${!packages[@]}"; do
-        PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
-    done
-    if ((${#missing[@]})) && may_install; then
-        step "installing ${missing[*]}" apt-tests apt_install_updating "${missing[@]}" ||
-            warn "the docker backend cannot be tested: see .cache/logs/apt-tests.log"
-    fi
 }
 
 test_environment() {
@@ -206,7 +199,7 @@ main() {
     system_packages
     [[ ${1:-} != --tests ]] || test_packages
     service_environment
-    [[ ${1:-} != --tests ]] || { test_packages && test_environment; }
+    [[ ${1:-} != --tests ]] || test_environment
     python_runtime "$(system_python)"
     go_runtime "$(system_go)"
     sandbox_init

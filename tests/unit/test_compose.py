@@ -58,7 +58,7 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> Non
     await second.close()
 
 
-@pytest.mark.parametrize("name", ["native", "gvisor", "runc", "fake"])
+@pytest.mark.parametrize("name", ["native", "gvisor", "runc", "docker", "fake"])
 def test_the_backend_is_the_one_of_the_setting(tmp_path: Path, name: str) -> None:
     given = settings(tmp_path, sandbox_backend=name)
     assert make_backend(given, make_languages(given)).name == name

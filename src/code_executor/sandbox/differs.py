@@ -39,12 +39,12 @@ DIFFERS: Mapping[str, Mapping[str, str]] = {
     },
     "docker": {
         "isolation.set_user_id_programs": "the engine mounts images without nosuid; the images "
-        "have no such program, no_new_privs makes one worthless, and no capability is left to gain",
+        "have no such program, no_new_privs makes one worthless, no capability is left to gain",
         "isolation.devices_on_mounts": "the engine mounts images without nodev; no device can be "
         "made without CAP_MKNOD, and the device cgroup admits the usual few only",
         "isolation.traces_of_an_engine": "/.dockerenv is the engine's own; it is empty",
-        "isolation.signal_the_init": "init has the program's user id; as PID 1 without handlers "
-        "it is given none",
+        "isolation.signal_the_init": "init has the program's user id, so the call is allowed; as "
+        "PID 1 without handlers it is given no signal",
     },
 }
 

@@ -188,6 +188,7 @@ async def _truth(backend: Backend, python: Language) -> Sequence[Promise]:
 
 Look = Callable[[Backend, Language], Awaitable[Sequence[Promise]]]
 LOOKS: dict[str, Look] = {
+    "hostile": _hostile,
     "deadline": _deadline,
     "memory": _memory,
     "truth": _truth,
@@ -195,10 +196,7 @@ LOOKS: dict[str, Look] = {
 
 
 async def probe(
-    backend: Backend,
-    python: Language | None,
-    *,
-    host_ids: bool = True,
+    backend: Backend, python: Language | None, *, host_ids: bool = True
 ) -> Sequence[Promise]:
     """All rows, by promise number; P12 (it fails closed) tells whether every probe ran.
 
@@ -210,11 +208,7 @@ async def probe(
     rows: list[Promise] = []
     failed: list[str] = []
     neighbours = partial(_neighbours, host_ids=host_ids)
-    looks: Sequence[tuple[str, Look]] = [
-        ("hostile", _hostile),
-        *LOOKS.items(),
-        ("neighbours", neighbours),
-    ]
+    looks: Sequence[tuple[str, Look]] = [*LOOKS.items(), ("neighbours", neighbours)]
     for name, look in looks:
         try:
             rows += await look(backend, python)
