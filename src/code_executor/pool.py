@@ -106,7 +106,8 @@ class Pool:
 
     ``sizes`` names every flavour that may be taken; ``budget`` bounds how many sandboxes
     wait in all, ``budget_bytes`` how much memory they have together (``None``: no bound).
-    ``tick_s`` is how often a keeper looks after its shelf unasked, ``backoff_s`` the pause after a failed refill (doubled each time, 30 s at most).
+    ``tick_s`` is how often a keeper looks after its shelf unasked,
+    ``backoff_s`` the pause after a failed refill (doubled each time, 30 s at most).
     ``on_level`` is told a flavour's number of ready sandboxes when it may have changed.
     """
 
