@@ -242,3 +242,20 @@ async def test_both_programs_share_one_clock(backend: NativeBackend) -> None:
     assert (outcome.status, outcome.phase) == (RunStatus.TIMEOUT, "run")
     assert 3000 <= outcome.usage.wall_ms < 4000
     assert time.monotonic() - began < 6
+
+
+# ── a group that serves again ──
+
+LARGE = "x = bytearray(100 << 20); x[::4096] = b'1' * len(x[::4096]); print(len(x))"
+
+
+async def test_a_run_tells_nothing_of_the_group_s_earlier_ones(backend: NativeBackend) -> None:
+    large = await carry_out(backend, plan("python", LARGE))
+    over = await carry_out(backend, plan("python", LARGE, memory_mb=64))
+    small = [await carry_out(backend, plan("python", "print(1)")) for _ in range(3)]
+    assert large.usage.max_rss_mb >= 100
+    assert over.status is RunStatus.OOM
+    for outcome in small:
+        assert outcome.status is RunStatus.SUCCEEDED
+        assert outcome.usage.max_rss_mb < 20
+        assert outcome.usage.cpu_ms < 1000
