@@ -17,6 +17,7 @@ from tests.conftest import runtime_dir
 from tests.integration.host import processes, until
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.model import RunStatus
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.oci import OciBackend
 from code_executor.sandbox.oci_bundle import RuntimeKind
@@ -94,6 +95,18 @@ async def test_nothing_is_left_of_a_closed_backend(kind: str, tmp_path: Path) ->
     assert not place.exists()
     assert list(Path("/sys/fs/cgroup").glob(f"*/{name}")) == []
     assert list(Path("/sys/fs/cgroup").glob(name)) == []
+
+
+async def test_a_fork_bomb_in_gvisor_ends_as_a_run_and_leaves_nothing(tmp_path: Path) -> None:
+    code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
+    async with running("gvisor", tmp_path) as backend:
+        assert isinstance(backend, OciBackend)
+        bomb = plan("python", code, timeout_ms=2_000, cpu_ms=20_000)
+        outcome = await carry_out(backend, bomb)
+        assert outcome.status in {RunStatus.TIMEOUT, RunStatus.OOM, RunStatus.KILLED}
+        assert backend._tree is not None
+        assert backend._tree.names() == set()
+        assert (await carry_out(backend, plan("python", "print(1)"))).stdout.data == b"1\n"
 
 
 async def test_a_runtime_that_refuses_says_why(tmp_path: Path) -> None:
