@@ -84,6 +84,8 @@ def running_engine() -> Iterator[Engine]:
                 engine.docker("rm", "--force", left)
             _make_tree(engine, directory)
             _make_images(engine)
+            # What earlier states of the sources have left; the younger is the builder's cache.
+            engine.docker("image", "prune", "--force", "--filter", "until=72h")
             yield engine
 
 

@@ -29,7 +29,9 @@ class Owner:
         self.home = _home(directory)
         self.id = secrets.token_hex(8)
         self._file = directory / f"{self.id}.owner"
-        self._lock = _locked(self._file, os.O_CREAT)
+        fresh = self._file.with_suffix(".new")
+        self._lock = _locked(fresh, os.O_CREAT)
+        fresh.rename(self._file)  # it never has this name without its lock
 
     @property
     def labels(self) -> Mapping[str, str]:
