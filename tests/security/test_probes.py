@@ -6,16 +6,18 @@ import time
 
 import pytest
 
+from code_executor.languages import load
 from code_executor.ports import Backend
 from code_executor.sandbox.conformance.attempts import ATTEMPTS
 from code_executor.sandbox.conformance.isolation import try_attempts
-from code_executor.sandbox.conformance.probes import probe
+from code_executor.sandbox.probes import probe
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_every_promise_is_kept(native: Backend) -> None:
-    promises = await probe(native)
+    python = next(each for each in load() if each.id == "python")
+    promises = await probe(native, python)
     assert {promise.id for promise in promises} >= {"P1", "P4", "P6", "P7"}
     assert all(promise.kept for promise in promises), [p.evidence for p in promises if not p.kept]
 

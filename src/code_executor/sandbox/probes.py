@@ -8,12 +8,10 @@ probes are few and short; the whole set is the conformance suite (``code-executo
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.resources import files
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.languages import Language
@@ -33,7 +31,6 @@ from code_executor.plan import make_plan
 from code_executor.ports import Backend
 from code_executor.sandbox.differs import reasons
 
-ATTEMPTS = "code_executor.sandbox.conformance.attempts"
 CLOSED = "it fails closed"
 QUICK_MAIN = "from attempts import main\nmain()\n"
 _VERSION = re.compile(rb"\d+\.\d+[\w.+~-]*")
@@ -62,28 +59,20 @@ def _row(promise: str, title: str, kept: bool, evidence: str, fix: str) -> Promi
     return Promise(promise, title, kept, evidence, None if kept else fix)
 
 
-def _attempt_sources() -> tuple[SourceFile, ...]:
-    """The package of hostile attempts, to be staged beside a program that imports it."""
-    return tuple(
-        SourceFile(f"attempts/{entry.name}", entry.read_bytes())
-        for entry in files(ATTEMPTS).iterdir()
-        if entry.name.endswith(".py")
-    )
-
-
 async def _hostile(backend: Backend, python: Language) -> Sequence[Promise]:
     """P1 and P7: the quick hostile attempts, and exactly the documented environment."""
-    request = RunRequest(
-        language=python.id, code=QUICK_MAIN, args=("quick",), sources=_attempt_sources()
-    )
+    # Here, since what it brings in takes a moment that nothing else needs.
+    from code_executor.sandbox.conformance.isolation import sources, verdicts
+
+    staged = tuple(SourceFile(name, text.encode()) for name, text in sources().items())
+    request = RunRequest(language=python.id, code=QUICK_MAIN, args=("quick",), sources=staged)
     outcome = await run_once(backend, make_plan(request, python, inputs=[]))
-    tried = [json.loads(line) for line in outcome.stdout.data.splitlines()]
+    tried = verdicts(outcome, ("quick",))
     differs = reasons(backend.name)
-    own = [a["name"] for a in tried if not a["held"] and f"isolation.{a['name']}" in differs]
-    through = [
-        f"{a['title']}: {a['detail']}" for a in tried if not a["held"] and a["name"] not in own
-    ]
-    kept = outcome.status is RunStatus.SUCCEEDED and bool(tried) and not through
+    free = [verdict for verdict in tried if not verdict.held]
+    own = [verdict.name for verdict in free if f"isolation.{verdict.name}" in differs]
+    through = [f"{verdict.title}: {verdict.detail}" for verdict in free if verdict.name not in own]
+    kept = outcome.status is RunStatus.SUCCEEDED and not through
     said = outcome.stderr.data.decode("utf-8", "replace")[-200:]
     held = f"{len(tried) - len(own)} hostile attempts held {said}".strip()
     if own:
@@ -212,7 +201,7 @@ async def probe(
     for name, look in looks:
         try:
             rows += await look(backend, python)
-        except (SandboxUnavailable, ValueError, KeyError) as error:
+        except (SandboxUnavailable, ValueError, KeyError, TypeError) as error:
             failed.append(f"{name}: {error}")
     evidence = "; ".join(failed) or "every probe ran in a real sandbox"
     rows.append(_row("P12", CLOSED, not failed, evidence, "see the service's log"))

@@ -12,13 +12,24 @@ from code_executor.errors import SandboxUnavailable
 from code_executor.languages import load
 from code_executor.model import ArtifactFile, Outcome, Output, Plan, Promise, RunStatus, Usage
 from code_executor.sandbox import probes
+from code_executor.sandbox.conformance.attempts import ATTEMPTS
 from code_executor.sandbox.fake import FakeBackend, said
 
 LANGUAGES = {language.id: language for language in load()}
 PYTHON = LANGUAGES["python"]
-TRIED = {"name": "read_the_init", "title": "read /etc/shadow"}
-HELD = json.dumps({**TRIED, "held": True, "detail": ""}) + "\n"
-THROUGH = json.dumps({**TRIED, "held": False, "detail": "it was read"}) + "\n"
+QUICK = [item for item in ATTEMPTS.values() if item.quick]
+GONE = "read_the_init"  # the attempt that gets through, and one that gVisor declares
+
+
+def told(name: str, *, held: bool = True) -> str:
+    item = ATTEMPTS[name]
+    found = {"name": name, "title": item.title, "promise": item.promise, "held": held}
+    return json.dumps(found | {"detail": "" if held else "it was read"}) + "\n"
+
+
+HELD = "".join(told(item.name) for item in QUICK)
+THROUGH = "".join(told(item.name, held=item.name != GONE) for item in QUICK)
+SILENT = "".join(told(item.name) for item in QUICK if item.name != GONE)
 
 
 class Host:
@@ -72,12 +83,13 @@ async def test_a_sound_host_keeps_every_promise() -> None:
 @pytest.mark.parametrize(
     "hostile",
     [
-        said(HELD + THROUGH),
+        said(THROUGH),
+        said(SILENT),
         said(""),
         said(HELD, exit_code=1),
         Outcome(RunStatus.TIMEOUT, stdout=Output(HELD.encode(), len(HELD))),
     ],
-    ids=["one got through", "none ran", "failed", "never ended"],
+    ids=["one got through", "one did not report", "none ran", "failed", "never ended"],
 )
 async def test_hostile_attempts_that_do_not_all_hold_break_p1(hostile: Outcome) -> None:
     host = Host()
@@ -88,7 +100,7 @@ async def test_hostile_attempts_that_do_not_all_hold_break_p1(hostile: Outcome) 
 async def test_what_got_through_is_told() -> None:
     host = Host()
     host.hostile = said(THROUGH)
-    assert (await rows(host))["P1"].evidence == "read /etc/shadow: it was read"
+    assert (await rows(host))["P1"].evidence == f"{ATTEMPTS[GONE].title}: it was read"
 
 
 async def test_a_declared_difference_of_the_backend_is_told_and_breaks_nothing(
@@ -96,7 +108,7 @@ async def test_a_declared_difference_of_the_backend_is_told_and_breaks_nothing(
 ) -> None:
     monkeypatch.setattr(FakeBackend, "name", "gvisor")
     host = Host()
-    host.hostile = said(HELD + THROUGH)
+    host.hostile = said(THROUGH)
     row = (await rows(host))["P1"]
     assert row.kept
     assert "read_the_init" in row.evidence

@@ -5,7 +5,6 @@ import json
 from code_executor.model import Outcome, Output, Plan, RunStatus
 from code_executor.sandbox.conformance.attempts import ATTEMPTS
 from code_executor.sandbox.conformance.isolation import sources, try_attempts, verdicts
-from code_executor.sandbox.conformance.probes import probe
 from code_executor.sandbox.fake import FakeBackend, said
 
 QUICK = [item for item in ATTEMPTS.values() if item.quick]
@@ -19,10 +18,6 @@ def line(name: str, *, held: bool) -> str:
 
 def all_held(_: Plan) -> Outcome:
     return said("".join(line(item.name, held=True) for item in QUICK))
-
-
-def one_through(_: Plan) -> Outcome:
-    return said("".join(line(item.name, held=item.name != "mounting") for item in QUICK))
 
 
 def test_silence_is_not_holding() -> None:
@@ -51,16 +46,3 @@ async def test_the_program_is_whole() -> None:
         "attempts/kernel.py",
     }
     assert set(sources()) == {file.path for file in plan.files} - {"main.py"}
-
-
-async def test_probes_become_promises() -> None:
-    kept = await probe(FakeBackend(all_held))
-    assert {promise.id for promise in kept} == {item.promise for item in QUICK}
-    assert all(promise.kept for promise in kept)
-    broken = [p for p in await probe(FakeBackend(one_through)) if not p.kept]
-    assert [promise.id for promise in broken] == ["P1"]
-    assert "mounting: d" in broken[0].evidence
-
-
-async def test_a_sandbox_that_prints_nothing_keeps_no_promise() -> None:
-    assert not any(promise.kept for promise in await probe(FakeBackend(lambda _: said(""))))
