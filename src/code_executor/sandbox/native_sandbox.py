@@ -44,7 +44,6 @@ class NativeSandbox(RunsPlans):
         self._flavour = flavour
         self.group = group
         self._on_gone = on_gone
-        self._destroying: asyncio.Task[None] | None = None
         self._spawned: Spawned | None = None
         self.network: int | None = None
         self.name = name
@@ -106,12 +105,6 @@ class NativeSandbox(RunsPlans):
                 signal.pidfd_send_signal(self._spawned.pidfd, signal.SIGKILL)
 
     # ── ending ──
-
-    async def destroy(self) -> None:
-        """Leave nothing; see ``ports.Sandbox.destroy``."""
-        if self._destroying is None:
-            self._destroying = asyncio.ensure_future(self._destroy())
-        await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
 
     async def _destroy(self) -> None:
         self._disarm()

@@ -85,7 +85,6 @@ class OciSandbox(RunsPlans):
         self._own = OWN[runtime.kind]
         self._bundle: Path | None = None
         self._pidfd = -1
-        self._destroying: asyncio.Task[None] | None = None
         self.name = name
 
     @property
@@ -154,12 +153,6 @@ class OciSandbox(RunsPlans):
         self._group.kill()
 
     # ── ending ──
-
-    async def destroy(self) -> None:
-        """Leave nothing; see ``ports.Sandbox.destroy``."""
-        if self._destroying is None:
-            self._destroying = asyncio.ensure_future(self._destroy())
-        await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
 
     async def _destroy(self) -> None:
         self._disarm()

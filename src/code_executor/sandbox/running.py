@@ -62,6 +62,7 @@ class RunsPlans(ABC):
         self._session: Session | None = None
         self._warm = False  # an interpreter waits inside
         self._hard_kill: asyncio.TimerHandle | None = None
+        self._destroying: asyncio.Task[None] | None = None
 
     def memory_bytes(self) -> int:
         """See ``ports.Sandbox.memory_bytes``."""
@@ -82,6 +83,16 @@ class RunsPlans(ABC):
     def _cause_of_death(self) -> Verdict | None:
         """Why a sandbox has ended with its init, where the program may be the reason."""
         return None
+
+    async def destroy(self) -> None:
+        """Leave nothing; see ``ports.Sandbox.destroy``."""
+        if self._destroying is None:
+            self._destroying = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
+
+    @abstractmethod
+    async def _destroy(self) -> None:
+        """End and remove everything; called once, never cancelled."""
 
     @abstractmethod
     def _kill(self) -> None:
