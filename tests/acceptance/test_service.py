@@ -185,7 +185,8 @@ def test_nothing_leaks(tmp_path: Path) -> None:
         ("import time; time.sleep(9)", {"limits": {"timeout_ms": 50}}),
     ]
     data = tmp_path / "data"
-    with serving(data) as service:
+    # A pool of one size: one that follows demand has more of the host's when it is busy.
+    with serving(data, WARM_POOL="1", WARM_POOL_MAX="6") as service:
         for code, fields in codes * 4:
             service.run("python", code, **fields)
         time.sleep(3)

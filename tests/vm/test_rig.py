@@ -91,7 +91,7 @@ def test_steps_keep_their_order_and_a_command_replaces_them() -> None:
 
 
 def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rig.TOOLS, "no-such-tool", "its-package")
+    monkeypatch.setattr(rig, "TOOLS", {"no-such-tool": "its-package"})
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(SystemExit, match="apt-get install its-package"):
         rig.install_tools()

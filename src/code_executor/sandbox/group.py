@@ -208,9 +208,15 @@ class Group:
         try:
             if int(self._see("memory", used)) > RESIDUE_MAX_BYTES:
                 return False
-            return os.write(self._peak(), b"0") == 1
+            if os.write(self._peak(), b"0") != 1:
+                return False
         except OSError:
             return False
+        # On v2 the reset is the descriptor's; all else is opened again when it is needed.
+        kept = {"memory.peak": self._fds.pop("memory.peak")} if self._v2 else {}
+        self.close_counters()
+        self._fds = kept
+        return True
 
     def close_counters(self) -> None:
         """Let go of what :meth:`open_counters` and the readers opened. Idempotent."""
