@@ -20,8 +20,8 @@ DIFFERS: Mapping[str, Mapping[str, str]] = {
         "artifacts.kept_when_memory_is_over": "the limit is on gVisor's kernel as a whole, and "
         "ends it: what the program wrote to files is gone with it; its output is kept",
         "memory.inodes_are_bounded": "gVisor has no limit on inodes: the memory limit bounds them",
-        "clocks.many_children": "each process takes more memory than on Linux: dozens of them may end "
-        "the run as oom before its deadline does",
+        "clocks.many_children": "each process takes more memory than on Linux: dozens of them may "
+        "end the run as oom before its deadline does",
         "contract.usage_is_true": "a program's own CPU clock also runs while the host runs others: "
         "cpu_ms is the host's count, and on a busy machine the smaller one",
         "processes.a_fork_bomb_ends": "as the number of processes: it may end as oom or killed "
