@@ -129,7 +129,6 @@ class DockerSandbox(RunsPlans):
         self._counted: Counted | None = None
         self._limits = (0, 0)
         self._too_small = False
-        self._destroying: asyncio.Task[None] | None = None
         self._killing: asyncio.Task[None] | None = None
         self.name = "container"
 
@@ -229,12 +228,6 @@ class DockerSandbox(RunsPlans):
                 await self._container.kill()
 
     # ── ending ──
-
-    async def destroy(self) -> None:
-        """Leave nothing; see ``ports.Sandbox.destroy``."""
-        if self._destroying is None:
-            self._destroying = asyncio.ensure_future(self._destroy())
-        await asyncio.shield(self._destroying)
 
     async def _destroy(self) -> None:
         self._disarm()
