@@ -21,6 +21,8 @@ class Process:
     pid: int
     parent: int
     command: bytes
+    began: int
+    """When it was started, in ticks since the host's start: numbers of processes wrap around."""
 
     @property
     def first_inside(self) -> bool:
@@ -58,13 +60,15 @@ def processes() -> Iterator[Process]:
         if not entry.name.isdigit():
             continue
         with suppress(FileNotFoundError, ProcessLookupError):
-            state, parent = (entry / "stat").read_text().rpartition(") ")[2].split()[:2]
+            fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+            state, parent, began = fields[0], int(fields[1]), int(fields[19])
             if state not in "ZX":
-                yield Process(int(entry.name), int(parent), (entry / "cmdline").read_bytes())
+                yield Process(int(entry.name), parent, (entry / "cmdline").read_bytes(), began)
 
 
 def children(pid: int) -> list[Process]:
-    return sorted((p for p in processes() if p.parent == pid), key=lambda p: p.pid)
+    """In the order in which they were started."""
+    return sorted((p for p in processes() if p.parent == pid), key=lambda p: (p.began, p.pid))
 
 
 def launcher() -> Process:
