@@ -150,6 +150,8 @@ class Files:
         self, run: Run, artifacts: Sequence[ArtifactFile], now: datetime
     ) -> tuple[StoredFile, ...]:
         """Put a run's artifacts; their rows are for the caller to save, with the run."""
+        if not artifacts:
+            return ()  # gathering nothing would still take a turn of the loop
         names = await asyncio.gather(*(self._objects.put(each.content) for each in artifacts))
         ttl = self._config.artifact_ttl
         return tuple(

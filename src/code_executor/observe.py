@@ -14,9 +14,12 @@ templates, statuses, languages.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping
+from functools import cache
+from types import NoneType
 from typing import Protocol, TextIO, cast
 
 import structlog
@@ -59,7 +62,7 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     out = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*_shared_processors(), _render()],
+        processors=[*_shared_processors(), render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
@@ -80,10 +83,6 @@ def _shared_processors() -> list[Processor]:
     ]
 
 
-def _render() -> Processor:
-    return structlog.processors.JSONRenderer(ensure_ascii=True, default=_cut_repr)
-
-
 def _route_standard_library(level: int, out: TextIO) -> None:
     """Libraries log through the same processors; uvicorn's own access lines are switched off."""
     handler = logging.StreamHandler(out)
@@ -93,7 +92,7 @@ def _route_standard_library(level: int, out: TextIO) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *_shared_processors(),
-                _render(),
+                render,
             ],
         )
     )
@@ -120,12 +119,19 @@ def drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 def cap_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Cut long strings, and turn what is not a plain value into a cut ``repr``."""
     for name, value in event.items():
-        cap = MAX_TRACEBACK_CHARS if name == "exception" else MAX_VALUE_CHARS
         if isinstance(value, str):
-            event[name] = _cut(value, cap)
-        elif not isinstance(value, int | float | bool | None):
+            if len(value) > MAX_VALUE_CHARS:
+                event[name] = _cut(value, _cap(name))
+        elif not isinstance(value, _PLAIN):
             event[name] = _cut_repr(value)
     return event
+
+
+_PLAIN = (int, float, NoneType)
+
+
+def _cap(name: str) -> int:
+    return MAX_TRACEBACK_CHARS if name == "exception" else MAX_VALUE_CHARS
 
 
 def _cut_repr(value: object) -> str:
@@ -134,6 +140,14 @@ def _cut_repr(value: object) -> str:
 
 def _cut(text: str, cap: int) -> str:
     return text if len(text) <= cap else f"{text[:cap]}… ({len(text)} characters)"
+
+
+_JSON = json.JSONEncoder(ensure_ascii=True, default=_cut_repr)
+
+
+def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """The line."""
+    return _JSON.encode(event)
 
 
 class _Usage(Protocol):
@@ -174,6 +188,11 @@ class Metrics:
         # A second series for each, which nobody asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.registry = CollectorRegistry()
+        self._runs = cache(lambda *labels: self.runs.labels(*labels))
+        self._run_seconds = cache(lambda *labels: self.run_seconds.labels(*labels))
+        self._pool = cache(lambda flavour: self.pool.labels(flavour))
+        self._requests = cache(lambda *labels: self.requests.labels(*labels))
+        self._request_seconds = cache(lambda route: self.request_seconds.labels(route))
         self._define_runs()
         self._define_http()
 
@@ -229,22 +248,22 @@ class Metrics:
 
     def run_finished(self, run: FinishedRun) -> None:
         """Count a run that has ended."""
-        self.runs.labels(run.language, str(run.status)).inc()
+        self._runs(run.language, str(run.status)).inc()
         for part in ("wall", "cpu", "queue", "prepare"):
             milliseconds = getattr(run.usage, f"{part}_ms")
-            self.run_seconds.labels(run.language, part).observe(milliseconds / 1000)
+            self._run_seconds(run.language, part).observe(milliseconds / 1000)
         self.output_bytes.observe(run.usage.output_bytes)
         self.artifact_bytes.observe(sum(file.size for file in run.artifacts))
 
     def pool_level(self, levels: Mapping[str, int]) -> None:
         """Report how many prepared sandboxes of each flavour wait."""
         for flavour, count in levels.items():
-            self.pool.labels(flavour).set(count)
+            self._pool(flavour).set(count)
 
     def request_finished(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; ``route`` is the template, never the path."""
-        self.requests.labels(method, route, str(status)).inc()
-        self.request_seconds.labels(route).observe(seconds)
+        self._requests(method, route, str(status)).inc()
+        self._request_seconds(route).observe(seconds)
 
     def text(self) -> bytes:
         """The numbers in Prometheus' text format."""

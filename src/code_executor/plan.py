@@ -126,7 +126,7 @@ def _can_be_warm(
         return False
     default = default_env(language)
     cold = _matcher(language.cold_env)
-    late = any(cold.match(name) and default.get(name) != value for name, value in env.items())
+    late = any(default.get(name) != value and cold.match(name) for name, value in env.items())
     return not late and not any(_shadows(source.path, flavour) for source in sources)
 
 

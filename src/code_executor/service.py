@@ -7,10 +7,11 @@ One event loop. A run is one pass down and up: its files are fetched, the reques
 its artifacts are committed together, and only then the answer leaves. An object without a row
 (a crash between the two) is nobody's, and the janitor's to remove.
 
-Each execution is a task of its own in ``_executing``, so that :meth:`Service.drain` can wait for
-them and end those that take too long: their runs are recorded as ``killed``. A request with an
-idempotency key is a task in ``_flights`` from before its first ``await`` until its claim on the
-key is committed; the same request again waits there for the first one's answer.
+Whoever executes is in ``_executing`` meanwhile, so that :meth:`Service.drain` can wait for all and
+cancel those that take too long: their runs are recorded as ``killed``. No task is made for it: the
+answer is on its way before the loop's next turn, in which the used sandbox is destroyed. A request
+with an idempotency key is a task in ``_flights`` from before its first ``await`` until its claim on
+the key is committed; the same request again waits there for the first one's answer.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from code_executor import lifecycle
 from code_executor.errors import (
@@ -90,7 +91,10 @@ class Service:
         self._make_id = make_id
         self._files = Files(records, objects, clock, self._config, make_id)
         self._examiner = Examiner(backend, worker, languages, waived=waived)
-        self._executing: set[asyncio.Task[Outcome]] = set()
+        self._executing: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()  # of those, the ones that drain has cancelled
+        self._executed = asyncio.Event()  # set while nobody executes
+        self._executed.set()
         self._flights: dict[tuple[str, str], _Flight] = {}
         self._draining = False
         self._ending = False
@@ -113,10 +117,12 @@ class Service:
         Returns when the record of every run is committed (but not before its answer is read).
         """
         self._draining = True
-        if self._executing:
-            await asyncio.wait(self._executing, timeout=grace_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._executed.wait()
         self._ending = True
-        for task in self._executing:
+        for task in self._executing - self._ended:
+            self._ended.add(task)
             task.cancel()
         await self._idle.wait()
 
@@ -288,8 +294,11 @@ class Service:
             inputs = await self._files.fetch(tenant, request.files)
             plan = make_plan(request, language, inputs=inputs)
             run = self._new_run(tenant, request, language)
-            with bound_contextvars(run_id=run.id):
+            bound = bind_contextvars(run_id=run.id)
+            try:
                 return await self._carry_out(run, plan, claim)
+            finally:
+                reset_contextvars(**bound)
 
     async def _carry_out(self, run: Run, plan: Plan, claim: tuple[str, str] | None) -> Run:
         """Execute, store, commit. A run that the machinery fails is on record too."""
@@ -310,21 +319,21 @@ class Service:
     async def _execute(self, tenant: str, plan: Plan) -> Outcome:
         if self._ending:
             return Outcome(RunStatus.KILLED, reason=SHUT_DOWN)
-        task = asyncio.create_task(self._worker.execute(plan, tenant=tenant))
+        task = asyncio.current_task()
+        assert task is not None
         self._executing.add(task)
+        self._executed.clear()
         try:
-            return await task
+            return await self._worker.execute(plan, tenant=tenant)
         except asyncio.CancelledError:
-            if not self._ended_by_drain():
+            if task not in self._ended or task.uncancel():
                 raise  # the caller went away
             return Outcome(RunStatus.KILLED, reason=SHUT_DOWN)
         finally:
+            self._ended.discard(task)
             self._executing.discard(task)
-
-    def _ended_by_drain(self) -> bool:
-        """Whether an execution was cancelled, and not the task that awaits it."""
-        me = asyncio.current_task()
-        return self._ending and (me is None or not me.cancelling())
+            if not self._executing:
+                self._executed.set()
 
     async def _commit(self, run: Run, claim: tuple[str, str] | None) -> Run:
         await self._records.save_run(run, idempotency=claim)

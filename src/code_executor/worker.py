@@ -154,34 +154,32 @@ class Worker:
         """
         arrived = self._clock.monotonic()
         async with self.turns.turn(tenant):
-            queue_ms = self._since(arrived)
-            outcome = await self._compiled_once(plan, tenant)
-        return replace(outcome, usage=replace(outcome.usage, queue_ms=queue_ms))
+            return await self._compiled_once(plan, tenant, self._since(arrived))
 
-    async def _compiled_once(self, plan: Plan, tenant: str) -> Outcome:
+    async def _compiled_once(self, plan: Plan, tenant: str, queue_ms: int) -> Outcome:
         """Run ``plan``, with the binary of an earlier run of the same sources if there is one."""
         key = await self._builds.key(plan, tenant)
         if key is None:
-            return await self._tried(replace(plan, builds=""))
+            return await self._tried(replace(plan, builds="") if plan.builds else plan, queue_ms)
         reusing = self._builds.reuse(key, plan)
         if reusing is not None:
-            outcome = await self._tried(reusing)
+            outcome = await self._tried(reusing, queue_ms)
             return replace(outcome, usage=replace(outcome.usage, compile_ms=0))
-        outcome = await self._tried(plan)
+        outcome = await self._tried(plan, queue_ms)
         if outcome.built is not None:
             self._builds.keep(key, outcome.built)
         return replace(outcome, built=None)
 
-    async def _tried(self, plan: Plan) -> Outcome:
+    async def _tried(self, plan: Plan, queue_ms: int) -> Outcome:
         try:
-            return await self._attempt(plan)
+            return await self._attempt(plan, queue_ms)
         except SandboxUnavailable as exc:
             if exc.step not in BEFORE_START:
                 raise
             _log.warning("run_retry", flavour=plan.flavour, step=exc.step)
-            return await self._attempt(plan)
+            return await self._attempt(plan, queue_ms)
 
-    async def _attempt(self, plan: Plan) -> Outcome:
+    async def _attempt(self, plan: Plan, queue_ms: int) -> Outcome:
         asked = self._clock.monotonic()
         sandbox = await self._pool.take(plan.flavour)
         try:
@@ -189,7 +187,8 @@ class Worker:
             outcome = await sandbox.run(plan)
         finally:
             self._pool.retire(sandbox)
-        return replace(outcome, usage=replace(outcome.usage, prepare_ms=prepare_ms))
+        usage = replace(outcome.usage, queue_ms=queue_ms, prepare_ms=prepare_ms)
+        return replace(outcome, usage=usage)
 
     def _since(self, start: float) -> int:
         """Whole milliseconds from ``start`` until now."""

@@ -366,6 +366,29 @@ async def test_what_does_not_finish_in_time_is_ended_and_on_record(
         assert await service.get_run(Principal(run.tenant, 1, 1), run.id) == run
 
 
+async def test_ending_twice_is_ending_once(service: Service, backend: FakeBackend) -> None:
+    backend.run_s = 60
+    running = asyncio.create_task(service.run(ALICE, PROGRAM))
+    await until(lambda: backend.running == 1)
+    await asyncio.wait_for(asyncio.gather(service.drain(0), service.drain(0)), 5)
+    run = await running
+    assert (run.status, running.cancelling()) == (RunStatus.KILLED, 0)
+    assert await service.get_run(ALICE, run.id) == run
+
+
+async def test_who_is_cancelled_himself_is_not_answered_for_the_end_of_the_service(
+    service: Service, backend: FakeBackend
+) -> None:
+    backend.run_s = 60
+    running = asyncio.create_task(service.run(ALICE, PROGRAM))
+    await until(lambda: backend.running == 1)
+    ending = asyncio.create_task(service.drain(0.01))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.wait_for(ending, 5)
+
+
 async def test_a_caller_who_goes_away_ends_the_program(
     service: Service, backend: FakeBackend
 ) -> None:

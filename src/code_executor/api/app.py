@@ -5,30 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from code_executor import __version__
 from code_executor.api.answers import AnswerGuard
 from code_executor.api.config import EdgeConfig
-from code_executor.api.endpoint import DirectRoute, Endpoint, error_example
-from code_executor.api.errors import error_answer, json_answer
+from code_executor.api.endpoint import DirectRoute, Endpoint, ExactPaths, error_example
+from code_executor.api.errors import json_answer
 from code_executor.api.files import FORM_OVERHEAD_BYTES, Files
 from code_executor.api.links import Links
 from code_executor.api.meta import Meta
 from code_executor.api.middleware import (
     Authenticate,
     BodyGuard,
+    Cors,
     Envelope,
     ErrorShape,
     RateLimit,
-    state_of,
 )
 from code_executor.api.runs import Runs
 from code_executor.api.schemas import UploadBody
@@ -42,6 +40,29 @@ from code_executor.signing import Signer
 from code_executor.wire import RunBody
 
 
+class Application(FastAPI):
+    """FastAPI for the routes and their document; between the server and them, our middleware only.
+
+    FastAPI's own would be ten more layers around every request, each way, and have nothing to do:
+    errors are :class:`ErrorShape`'s, bodies :class:`BodyGuard`'s, and nothing is validated or
+    injected.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The middleware around the router, outermost first."""
+        app: ASGIApp = ExactPaths(self.router)
+        for cls, args, kwargs in reversed(self.user_middleware):
+            app = cls(app, *args, **kwargs)
+        return app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self.middleware_stack is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
+
+
 def create_app(
     service: ServicePort,
     *,
@@ -51,16 +72,15 @@ def create_app(
     config: EdgeConfig | None = None,
     metrics: Metrics | None = None,
     clock: Clock | None = None,
-) -> FastAPI:
+) -> Application:
     """The ASGI application in front of ``service``, which its caller starts and stops."""
     config, metrics = config or EdgeConfig(), metrics or Metrics()
     clock, limiter = clock or SystemClock(), limiter or RateLimiter()
     links = Links(signer, base_url=config.public_base_url, ttl_s=config.link_ttl_s, clock=clock)
-    app = FastAPI(
+    app = Application(
         title="Code Executor",
         version=__version__,
         middleware=_middleware(config, keys, limiter, metrics, clock),
-        exception_handlers={HTTPException: _refuse, RequestValidationError: _refuse},
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
         openapi_url=None,
@@ -90,7 +110,7 @@ def _middleware(
     return [
         Middleware(Envelope, metrics=metrics, monotonic=clock.monotonic),
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=config.cors_origins,
             allow_methods=("GET", "POST", "DELETE"),
             allow_headers=("*",),
@@ -117,13 +137,6 @@ EXPOSED_HEADERS = (
     "Retry-After",
     "Content-Disposition",
 )
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    """What the router or a parser refuses, in our shape."""
-    if isinstance(error, RequestValidationError):
-        error = HTTPException(400, "The request is not valid.")
-    return error_answer(error, state_of(request.scope).request_id)
 
 
 def _serve_openapi(app: FastAPI, base_url: str) -> None:

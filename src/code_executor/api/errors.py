@@ -118,9 +118,5 @@ def json_answer(
     value: object, status: int = 200, headers: Iterable[tuple[str, str]] = ()
 ) -> Response:
     """``value`` as a JSON answer. Text that is not text (lone surrogates) becomes ``?``."""
-    return Response(
-        _JSON.encode(value).encode("utf-8", "replace"),
-        status,
-        dict(headers),
-        media_type="application/json",
-    )
+    body = _JSON.encode(value).encode("utf-8", "replace")
+    return Response(body, status, dict(headers), media_type="application/json")

@@ -2,7 +2,7 @@
 
 ``Envelope``      gives the request its id, writes the log line and the metrics when the answer
                   has gone, and adds the headers that every answer carries.
-(CORS)            Starlette's; answers preflights, which bear no token.
+``Cors``          Starlette's; answers preflights, which bear no token.
 ``ErrorShape``    turns whatever is raised further in into the one error body.
 ``Authenticate``  bearer token → principal, before a byte of the body is read.
 ``RateLimit``     takes a token from the key's bucket for what creates something.
@@ -20,14 +20,13 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 from urllib.parse import parse_qsl
 
-import structlog
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from code_executor.api.errors import error_answer
 from code_executor.auth import KeyRing
@@ -73,7 +72,8 @@ class RequestState:
 
 def state_of(scope: Scope) -> RequestState:
     """The request's state; ``Envelope`` has put it there."""
-    return cast(RequestState, scope["state"]["request"])
+    state: RequestState = scope["state"]["request"]
+    return state
 
 
 def principal_of(scope: Scope) -> Principal:
@@ -87,6 +87,11 @@ def principal_of(scope: Scope) -> Principal:
     if principal is None:
         raise Unauthenticated("No API key.")
     return principal
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """The values of the request's headers of this name, which is in lower case."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def is_signed(scope: Scope) -> bool:
@@ -109,17 +114,18 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        state = RequestState(request_id=_request_id(Headers(scope=scope).getlist("x-request-id")))
+        state = RequestState(request_id=_request_id(header_values(scope, b"x-request-id")))
         state.headers.append((b"x-request-id", state.request_id.encode()))
         scope.setdefault("state", {})["request"] = state
         begun = self.monotonic()
         self.metrics.requests_in_flight.inc()
-        with structlog.contextvars.bound_contextvars(request_id=state.request_id):
-            try:
-                await self.app(scope, receive, _with_headers(send, state))
-            finally:
-                self.metrics.requests_in_flight.dec()
-                self._report(scope, state, self.monotonic() - begun)
+        bound = bind_contextvars(request_id=state.request_id)
+        try:
+            await self.app(scope, receive, _with_headers(send, state))
+        finally:
+            self.metrics.requests_in_flight.dec()
+            self._report(scope, state, self.monotonic() - begun)
+            reset_contextvars(**bound)
 
     def _report(self, scope: Scope, state: RequestState, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
@@ -160,6 +166,22 @@ def _with_headers(send: Send, state: RequestState) -> Send:
     return wrapped
 
 
+class Cors(CORSMiddleware):
+    """Starlette's, with a short way for what comes from no browser page (no ``Origin``)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or header_values(scope, b"origin"):
+            await super().__call__(scope, receive, send)
+            return
+
+        async def varied(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"vary", b"Origin")]
+            await send(message)
+
+        await self.app(scope, receive, varied)
+
+
 class ErrorShape:
     """Whatever is raised becomes the contract's error body; the unforeseen is logged whole."""
 
@@ -195,7 +217,7 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._needs_key(scope):
-            given = Headers(scope=scope).getlist("authorization")
+            given = header_values(scope, b"authorization")
             state_of(scope).principal = self.keys.authenticate(given)
         await self.app(scope, receive, send)
 
@@ -272,10 +294,9 @@ class BodyGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         cap = self.caps.get((scope["method"], scope["path"]), self.DEFAULT_CAP)
-        _refuse_encoding(headers)
-        _refuse_announced(headers, cap)
+        _refuse_encoding(scope)
+        _refuse_announced(scope, cap)
         state = state_of(scope)
         try:
             await self.app(scope, self._guarded(receive, state, cap), send)
@@ -312,14 +333,14 @@ class BodyGuard:
             raise QueueFull("Too many large requests at once. Try again later.")
 
 
-def _refuse_encoding(headers: Headers) -> None:
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
+def _refuse_encoding(scope: Scope) -> None:
+    encodings = header_values(scope, b"content-encoding")
+    if encodings and encodings[0].strip().lower() != "identity":
         raise UnsupportedMedia("A compressed request body is not taken.")
 
 
-def _refuse_announced(headers: Headers, cap: int) -> None:
-    announced = headers.get("content-length", "0")
+def _refuse_announced(scope: Scope, cap: int) -> None:
+    announced = (header_values(scope, b"content-length") or ["0"])[0]
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > cap:
         raise _too_large(cap)
 

@@ -14,6 +14,9 @@ and one to all together: past ``max_connections``, a new one takes the place of 
 waited longest without a request; a crowd that only holds connections open holds nobody up, and
 leaves descriptors for the sandboxes.
 
+Beside the bounds, an answer goes out in one write instead of two (:class:`OneWrite`): each is a
+system call and a wake-up of the client.
+
 The bound on the body itself is the application's (``middleware.BodyGuard``), which can say so.
 """
 
@@ -32,6 +35,53 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 KEEP_ALIVE_S = 30
 MAX_CONNECTIONS = 8192
+JOINED_MAX_BYTES = 64 * 1024
+
+
+class OneWrite:
+    """A transport that joins two small writes which come one right after the other.
+
+    uvicorn writes an answer's head and its body one by one. What is written first waits for a
+    second until the loop's next turn; everything else goes to the transport as it is.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+        self._flushing: asyncio.Handle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, now or with what comes next."""
+        if self._held:
+            held = self._take()
+            if len(data) <= JOINED_MAX_BYTES:
+                self._transport.write(held + data)
+                return
+            self._transport.write(held)
+        elif 0 < len(data) <= JOINED_MAX_BYTES:
+            self._held = data
+            self._flushing = self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close when everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def _take(self) -> bytes:
+        assert self._flushing is not None
+        self._flushing.cancel()
+        held, self._held, self._flushing = self._held, b"", None
+        return held
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._take())
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -50,7 +100,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]  # as one
         self._await_headers()
         if len(self.connections) > self.max_connections:
             next(iter(self.idle), self)._drop()

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sqlalchemy import (
     Connection,
     Delete,
+    Dialect,
     RowMapping,
     Select,
     Table,
@@ -63,6 +64,10 @@ class Statements:
         self._save_run = _upsert(insert, runs, keep=("id", "tenant", "created_at"))
         self._save_file = _upsert(insert, files, keep=("id", "tenant", "created_at"))
         self._claim = insert(idempotency)
+
+    def save_run_text(self, dialect: Dialect) -> str:
+        """The first statement of :meth:`save_run` in the words of ``dialect``, for ``run_row``."""
+        return str(self._save_run.compile(dialect=dialect))
 
     def save_run(
         self, connection: Connection, run: Run, claim: tuple[str, str] | None = None

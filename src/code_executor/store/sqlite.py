@@ -4,7 +4,9 @@ Theory of operation
 -------------------
 Two lanes (see ``lane``), a thread and a connection each: one writes, grouping the commits of
 concurrent callers; one reads, from a snapshot, never waiting for the writer. The database is in WAL
-mode, where a commit is one append to the log.
+mode, where a commit is one append to the log. The record of a run that has neither files nor a
+claim is one row: it is written on the event loop (see ``quick``), and goes to the lane when that
+is not to be had at once.
 
 A third thread (see ``checkpointer``) moves the log into the database file. That needs fsync, tens
 of milliseconds on a bad day, which would otherwise be added to some unlucky commit. Under writing
@@ -23,13 +25,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, create_engine, event, make_url
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import dialect, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -38,6 +41,8 @@ from code_executor.model import MIB, Run, RunStatus, StoredFile
 from code_executor.store.checkpointer import Checkpointer
 from code_executor.store.lane import Lane
 from code_executor.store.migrate import migrate
+from code_executor.store.quick import QuickWriter
+from code_executor.store.rows import run_row
 from code_executor.store.sql import Statements
 
 P = ParamSpec("P")
@@ -52,7 +57,8 @@ class SqliteRecords:
 
     ``synchronous`` is SQLite's, see the module; ``claim_ttl`` is how long a claim on an
     idempotency key holds; ``page_bytes`` bounds the output in one page of runs; ``committed`` is
-    told, in a thread, how many writes shared each commit.
+    told, in any thread, how many writes shared each commit; ``checkpoint_s`` is how long after a
+    write the log is moved into the file.
 
     Raises:
         ValueError: ``url`` does not name a file.
@@ -67,6 +73,7 @@ class SqliteRecords:
         claim_ttl: timedelta = timedelta(hours=24),
         page_bytes: int = 16 * MIB,
         committed: Callable[[int], None] = lambda _count: None,
+        checkpoint_s: float = 1.0,
     ) -> None:
         self._path = _file_of(url)
         self._pragmas = (
@@ -91,7 +98,11 @@ class SqliteRecords:
             committed=committed,
         )
         self._reader = Lane("records-read", self._engine.connect, begin="BEGIN", batch=1)
-        self._checkpointer = Checkpointer(self._engine.connect)
+        self._checkpointer = Checkpointer(self._engine.connect, every_s=checkpoint_s)
+        named = dialect(paramstyle="named")
+        self._quick = QuickWriter(self._sql.save_run_text(named), self._driver_connection)
+        self._committed = committed
+        self._written_after = -1  # the last checkpoint that a write of the lane came after
 
     async def start(self) -> None:
         """Create the file (mode 0600) if need be, migrate it, start the threads.
@@ -109,10 +120,12 @@ class SqliteRecords:
             ) from failure
         await self._writer.start()
         await self._reader.start()
+        self._quick.open()
         self._checkpointer.start()
 
     async def close(self) -> None:
         """Commit what was handed over, fold the log into the file, end the threads."""
+        self._quick.close()
         await self._writer.close()
         await self._reader.close()
         await asyncio.to_thread(self._checkpointer.stop)
@@ -120,6 +133,8 @@ class SqliteRecords:
 
     async def save_run(self, run: Run, *, idempotency: tuple[str, str] | None = None) -> None:
         """See ``ports.Records``, as for all that follow."""
+        if idempotency is None and not run.artifacts and self._saved_at_once(run):
+            return
         await self._write(self._sql.save_run, run, idempotency)
 
     async def find_idempotent(
@@ -181,9 +196,24 @@ class SqliteRecords:
     async def _write(
         self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        after = self._checkpointer.finished
         result = await self._writer.submit(operation, *args, **kwargs)
+        self._written_after = max(after, self._written_after)
         self._checkpointer.wake()
         return result
+
+    def _saved_at_once(self, run: Run) -> bool:
+        """Whether ``run``, which is one row, could be committed without a thread."""
+        if self._written_after != self._checkpointer.started or not self._quick.write(run_row(run)):
+            return False
+        self._checkpointer.wake()
+        self._committed(1)
+        return True
+
+    def _driver_connection(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        self._connected(connection, None)
+        return connection
 
     def _prepare(self) -> None:
         """Make the file, and migrate it under the write lock."""

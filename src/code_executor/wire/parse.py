@@ -38,11 +38,7 @@ def parse_json(body: bytes) -> object:
     if len(body) > UNCOUNTED_BYTES:
         _refuse_many_tokens(body)
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique_object,
-            parse_constant=_refuse_constant,
-        )
+        value: object = _DECODER.decode(body.decode("utf-8"))
         if _SURROGATE_ESCAPE.search(body):
             _refuse_surrogates(value, ())
     except UnicodeDecodeError as error:
@@ -91,6 +87,9 @@ def _refuse_surrogates(value: object, place: tuple[int | str, ...]) -> None:
         for key, entry in value.items():
             _refuse_surrogates(key, (*place, key))
             _refuse_surrogates(entry, (*place, key))
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object, parse_constant=_refuse_constant)
 
 
 def _bad_json(what: str) -> InvalidRequest:

@@ -3,7 +3,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from code_executor.api.endpoint import DirectRoute, Endpoint, error_example
+from code_executor.api.endpoint import DirectRoute, Endpoint, ExactPaths, error_example
 from code_executor.api.errors import TYPES
 from code_executor.api.schemas import ErrorObject, HealthObject
 
@@ -26,6 +26,20 @@ def test_the_handler_gets_the_request_and_its_path() -> None:
     with TestClient(app_with(ENDPOINT)) as client:
         assert client.get("/x/a%20b").text == "GET a b"
         assert client.post("/x/a").status_code == 405
+
+
+def test_a_path_without_parameters_is_looked_up() -> None:
+    async def here(request: Request) -> Response:
+        return Response(request.scope["route"].path)
+
+    app = app_with(ENDPOINT)
+    Endpoint("GET", "/x", here, "here", "Here", "xs").add_to(app)
+    exact = ExactPaths(app.router)
+    assert set(exact.routes) == {("GET", "/x")}
+    with TestClient(exact) as client:
+        assert client.get("/x").text == "/x"
+        assert client.get("/x/a").text == "GET a"  # the router's
+        assert client.post("/x").status_code == 405
 
 
 def test_the_document_tells_what_it_answers() -> None:

@@ -45,6 +45,7 @@ def test_after_a_write_the_log_is_folded_in(writer: sqlite3.Connection, tmp_path
         time.sleep(0.01)
     worker.stop()
     assert database.stat().st_size > small + 100_000
+    assert worker.started == worker.finished == 1
 
 
 def test_without_a_write_nothing_is_done(writer: sqlite3.Connection, tmp_path: Path) -> None:
@@ -53,6 +54,7 @@ def test_without_a_write_nothing_is_done(writer: sqlite3.Connection, tmp_path: P
     worker.start()
     time.sleep(0.1)
     assert (tmp_path / "it.db").stat().st_size == small
+    assert worker.started == 0
     worker.stop()
 
 

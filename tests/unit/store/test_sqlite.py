@@ -95,6 +95,70 @@ async def test_two_full_outputs_fit(records: SqliteRecords, make_run: MakeRun) -
     assert await records.get_run("ann", "run_a") == run
 
 
+async def test_a_plain_run_is_committed_without_a_thread(
+    url: str, make_run: MakeRun, make_file: MakeFile
+) -> None:
+    threads: list[int] = []
+    records = SqliteRecords(
+        url, checkpoint_s=600, committed=lambda _count: threads.append(threading.get_ident())
+    )
+    await records.start()
+    threads.clear()
+    here = threading.get_ident()
+    await records.save_run(make_run("run_first"))  # it may have to start the log
+    await records.save_run(make_run("run_plain"))
+    await records.save_run(make_run("run_claim"), idempotency=("key", "b" * 64))
+    await records.save_run(make_run("run_files", artifacts=(make_file(run_id="run_files"),)))
+    assert [thread == here for thread in threads] == [False, True, False, False]
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (4,)
+    await records.close()
+
+
+async def test_after_a_checkpoint_the_first_write_is_the_thread_s(
+    url: str, make_run: MakeRun
+) -> None:
+    threads: list[int] = []
+    records = SqliteRecords(
+        url, checkpoint_s=0.2, committed=lambda _count: threads.append(threading.get_ident())
+    )
+    await records.start()
+    here = threading.get_ident()
+    await records.save_run(make_run("run_a"))
+    path = Path(url.removeprefix("sqlite:///"))
+    before = path.stat().st_mtime_ns
+    async with asyncio.timeout(10):
+        while path.stat().st_mtime_ns == before:
+            await asyncio.sleep(0.01)
+        await records.save_run(make_run("run_b"))
+        assert here not in threads
+        while threads[-1] != here:
+            await records.save_run(make_run("run_c"))
+    await records.close()
+
+
+async def test_a_lock_that_somebody_holds_is_waited_for_elsewhere(
+    records: SqliteRecords, make_run: MakeRun, url: str
+) -> None:
+    await records.save_run(make_run("run_a"))
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        saving = asyncio.create_task(records.save_run(make_run("run_b")))
+        await asyncio.sleep(0.05)  # the loop goes on
+        assert not saving.done()
+        database.execute("COMMIT")
+    await saving
+    assert await records.get_run("ann", "run_b") is not None
+
+
+async def test_a_plain_run_does_not_take_another_tenant_s_id(
+    records: SqliteRecords, make_run: MakeRun
+) -> None:
+    await records.save_run(make_run("run_a"))
+    with pytest.raises(Conflict):
+        await records.save_run(make_run("run_a", tenant="bob"))
+
+
 async def test_many_at_once_share_commits_and_none_is_lost(url: str, make_run: MakeRun) -> None:
     batches: list[int] = []
     records = SqliteRecords(url, committed=batches.append)
