@@ -18,7 +18,8 @@ the latter is what the newest one of its flavour had taken when it was prepared.
 :meth:`Pool.take` never fails because a shelf is empty: it prepares one itself, twice if the
 first attempt fails. Whoever took a sandbox hands it to :meth:`Pool.retire`, which destroys it
 in the background, a bounded number at once. A sandbox is owned by exactly one of: the task
-that prepares it, a shelf, the taker, a destroying task; :meth:`close` waits for all of them.
+that prepares it, a shelf, the taker, a destroying task; :meth:`close` waits for all of them. No
+keeper is cancelled while it prepares, so that nothing is lost without a task for it.
 
 The pool knows ``prepare`` and ``destroy`` and nothing else of a backend.
 """
@@ -132,11 +133,11 @@ class Pool:
         self._on_level = on_level
         self._destroyers = asyncio.Semaphore(destroyers)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: list[tuple[_Shelf, asyncio.Task[None]]] = []
         self._on_demand = 0
         self._calm = asyncio.Event()
         self._calm.set()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     def levels(self) -> dict[str, int]:
         """How many sandboxes are ready, by flavour."""
@@ -146,7 +147,7 @@ class Pool:
         """Begin to fill the shelves, in the background: all, or those of ``flavours``."""
         wanted = self._shelves if flavours is None else flavours
         self._keepers = [
-            asyncio.create_task(self._keep(shelf))
+            (shelf, asyncio.create_task(self._keep(shelf)))
             for name, shelf in self._shelves.items()
             if name in wanted
         ]
@@ -158,7 +159,7 @@ class Pool:
             SandboxUnavailable: two attempts to prepare one failed, or the pool is closed.
             KeyError: no such flavour.
         """
-        if self._closed:
+        if self._closed.is_set():
             raise SandboxUnavailable("The service is shutting down.", step="take")
         shelf = self._shelves[flavour]
         shelf.out += 1
@@ -176,10 +177,11 @@ class Pool:
 
     async def close(self) -> None:
         """Destroy everything that waits, and return when nothing of it is left."""
-        self._closed = True
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._closed.set()
+        for shelf, keeper in self._keepers:
+            if not shelf.filling:
+                keeper.cancel()
+        await asyncio.gather(*(keeper for _, keeper in self._keepers), return_exceptions=True)
         for shelf in self._shelves.values():
             while shelf.ready:
                 self._destroy_later(shelf.ready.popleft())
@@ -240,25 +242,28 @@ class Pool:
         return task
 
     async def _keep(self, shelf: _Shelf) -> None:
-        """The keeper of one shelf: ends when cancelled, and not by what a backend raises."""
+        """The keeper of one shelf: ends with the pool, and not by what a backend raises."""
         pause = self._backoff_s
-        while True:
+        while not self._closed.is_set():
             try:
                 await self._fill(shelf)
             except Exception as exc:
+                if self._closed.is_set():
+                    return
                 _log.warning("refill_failed", flavour=shelf.flavour, error=str(exc), pause_s=pause)
                 await asyncio.sleep(pause)
                 pause = min(30.0, pause * 2)
                 continue
             pause = self._backoff_s
-            await self._wait(shelf)
+            if not self._closed.is_set():
+                await self._wait(shelf)
 
     async def _fill(self, shelf: _Shelf) -> None:
-        while self._wants_more(shelf):
+        while not self._closed.is_set() and self._wants_more(shelf):
             await self._calm.wait()
             shelf.filling = 1
             try:
-                prepared = await self._prepare(shelf.flavour)
+                prepared = await self._backend.prepare(shelf.flavour)
                 shelf.bytes_each = prepared.memory_bytes()
                 shelf.ready.append(prepared)
             finally:
