@@ -30,6 +30,7 @@ Row: TypeAlias = dict[str, object]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LIMITS = tuple(f.name for f in fields(Limits))
 _USAGE = tuple(f.name for f in fields(Usage))
@@ -62,7 +63,7 @@ def run_row(run: Run) -> Row:
         "status": run.status.value,
         "language": column_text(run.language),
         "created_at": micros(run.created_at),
-        "document": _scalars(json.dumps(_document(run), ensure_ascii=False)),
+        "document": _scalars(_JSON.encode(_document(run))),
         "stdout": _encode(run.stdout),
         "stderr": _encode(run.stderr),
     }
