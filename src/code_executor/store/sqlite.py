@@ -101,6 +101,7 @@ class SqliteRecords:
         self._checkpointer = Checkpointer(self._engine.connect, every_s=checkpoint_s)
         named = dialect(paramstyle="named")
         self._quick = QuickWriter(self._sql.save_run_text(named), self._driver_connection)
+        self._at_once = synchronous == "NORMAL"  # with FULL every commit is an fsync
         self._committed = committed
         self._written_after = -1  # the last checkpoint that a write of the lane came after
 
@@ -120,7 +121,8 @@ class SqliteRecords:
             ) from failure
         await self._writer.start()
         await self._reader.start()
-        self._quick.open()
+        if self._at_once:
+            self._quick.open()
         self._checkpointer.start()
 
     async def close(self) -> None:

@@ -115,6 +115,20 @@ async def test_a_plain_run_is_committed_without_a_thread(
     await records.close()
 
 
+async def test_where_every_commit_is_synced_each_is_the_thread_s(
+    url: str, make_run: MakeRun
+) -> None:
+    threads: list[int] = []
+    records = SqliteRecords(
+        url, synchronous="FULL", committed=lambda _count: threads.append(threading.get_ident())
+    )
+    await records.start()
+    for number in range(3):
+        await records.save_run(make_run(f"run_{number}"))
+    assert threading.get_ident() not in threads
+    await records.close()
+
+
 async def test_after_a_checkpoint_the_first_write_is_the_thread_s(
     url: str, make_run: MakeRun
 ) -> None:
