@@ -13,7 +13,7 @@ from code_executor.api.config import EdgeConfig
 from code_executor.api.endpoint import Endpoint, query_parameter
 from code_executor.api.errors import json_answer
 from code_executor.api.links import Links
-from code_executor.api.middleware import principal_of
+from code_executor.api.middleware import header_values, principal_of
 from code_executor.api.query import MAX_PAGE, after_id, page_size, read_query
 from code_executor.api.schemas import DeletedObject, RunList, RunObject
 from code_executor.api.service_port import ServicePort
@@ -135,14 +135,15 @@ def require_json(request: Request) -> None:
     Raises:
         UnsupportedMedia: another type, none, or another charset.
     """
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    given = header_values(request.scope, b"content-type") or [""]
+    kind, _, parameters = given[0].partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
         raise UnsupportedMedia("The body must be application/json.")
 
 
 def _idempotency_key(request: Request) -> str | None:
-    given = request.headers.getlist("idempotency-key")
+    given = header_values(request.scope, b"idempotency-key")
     if not given:
         return None
     if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
