@@ -110,6 +110,24 @@ async def test_its_descriptors_are_those_of_a_fresh_interpreter(
         assert [line.split()[0] for line in sorted(said.splitlines(), key=number)][:3] == STANDARD
 
 
+REHEARSED = """
+    import os, sys
+    import matplotlib.pyplot as plt, numpy as np, pandas as pd
+    pd.DataFrame = lambda *_, **__: print("a child of the program rehearses", flush=True)
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    print("rehearsal" in sys.modules, sys.path, sorted(os.listdir("/proc/self/fd")))
+    print(plt.get_fignums(), plt.figure().number, plt.get_backend(), sorted(plt.rcParams.items()))
+    print(os.listdir("/work"), os.listdir("/tmp"), np.geterr(), pd.options.display.max_rows)
+"""
+
+
+async def test_what_the_data_stack_rehearsed_does_not_show(backend: NativeBackend) -> None:
+    warm, fresh = await both(backend, "python", REHEARSED)
+    assert warm == fresh
+
+
 STANDARD = ["0", "1", "2"]
 KEPT_OPEN = {"php": [("/opt/ahead/php.php", 1)]}
 """PHP holds every file of a program open to its end, the one before the program's own too."""
