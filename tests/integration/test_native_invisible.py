@@ -79,7 +79,7 @@ async def both(backend: NativeBackend, language: str, code: str) -> tuple[str, s
     status = {each.id: each for each in await backend.languages()}[language]
     if not status.available:
         pytest.skip(f"{language}: {status.reason}")
-    warm = plan(language, code, args=ARGS, env=ENV, stdin=STDIN)
+    warm = plan(language, code, args=ARGS, env=ENV, stdin=STDIN, timeout_ms=30_000, cpu_ms=30_000)
     assert warm.warm
     outcomes = [await carry_out(backend, each) for each in (warm, replace(warm, warm=False))]
     assert [o.status for o in outcomes] == [RunStatus.SUCCEEDED] * 2, outcomes
@@ -119,7 +119,7 @@ REHEARSED = """
     os.wait()
     print("rehearsal" in sys.modules, sys.path, sorted(os.listdir("/proc/self/fd")))
     print(plt.get_fignums(), plt.figure().number, plt.get_backend(), sorted(plt.rcParams.items()))
-    print(os.listdir("/work"), os.listdir("/tmp"), np.geterr(), pd.options.display.max_rows)
+    print(os.listdir("/tmp"), np.geterr(), pd.options.display.max_rows)
 """
 
 
