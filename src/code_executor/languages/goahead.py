@@ -16,6 +16,7 @@ ordinary tools has no such tools: :func:`add` says why, and runs compile as they
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -190,7 +191,9 @@ def _build(work: Path, ahead: Path, go: str, run: Callable[..., str]) -> None:
     driver = work / "driver.go"
     driver.write_text(_own("driver.go"))
     options = ["-ldflags=-s -w"]
-    cache = str((work / "cache").resolve())
+    cache = str(work / "cache")
+    # What the index has compiled is used again, and nothing is added to it.
+    shutil.copytree(ahead.parent / "cache", cache, copy_function=os.link)
     run(go, "build", *options, "-o", str(ahead / "driver"), str(driver), cache=cache)
     tools = ["link"]
     if run(go, "list", "-f", "{{.Stale}}", "cmd/compile/internal/ssa", cache=cache) == "false":
