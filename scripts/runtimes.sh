@@ -33,7 +33,7 @@ python_runtime() { # INTERPRETER, empty when the host has none for user programs
 go_runtime() { # GO, empty when the host has none
     local sources="$ROOT/src/code_executor/languages" wanted
     [[ -n $1 ]] || return 0
-    wanted=$(hash_of "$sources"/goindex.py "$sources"/go_build.sh "$1")
+    wanted=$(hash_of "$sources"/go*.py "$sources"/go_build.sh "$sources"/go_ahead/* "$1")
     ! stamped "$RUNTIME/go/.stamp" "$wanted" || return 0
     if step "building Go's standard library" go-runtime \
         "$VENV/bin/python" -m code_executor.languages.goindex --go "$1" "$RUNTIME/go"; then

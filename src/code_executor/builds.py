@@ -66,6 +66,8 @@ class Builds:
         held.move_to_end(key.sha256)
         return replace(
             plan,
+            flavour=plan.built_flavour or plan.flavour,
+            warm=False,
             steps=tuple(step for step in plan.steps if step.phase is not Phase.COMPILE),
             files=(*plan.files, StagedFile(plan.builds, held[key.sha256], executable=True)),
             builds="",

@@ -128,9 +128,10 @@ class Plan:
     ``"python-data"``, ``"go"`` …); ``warm`` says whether its started-ahead
     interpreter can serve this run, or the interpreter must be started anew (an
     environment variable that is read at interpreter start, say). With ``warm``
-    the last step's ``argv`` tells what the warm interpreter stands for.
+    the first step's ``argv`` tells what the warm interpreter stands for.
     ``builds`` is what the compile step makes (relative to ``/work``) and the outcome
-    is to bring along, empty for nothing.
+    is to bring along, empty for nothing; ``built_flavour`` is the flavour for the plan
+    without that step.
     """
 
     language: str
@@ -144,6 +145,7 @@ class Plan:
     limits: Limits
     processes: int
     builds: str = ""
+    built_flavour: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ def make_plan(request: RunRequest, language: Language, *, inputs: Sequence[bytes
     """
     _check_sources(request.sources, language)
     flavour = choose_flavour(request.code, language)
+    if request.limits.memory_mb < language.ahead_mb:  # what waits may be larger than it may be
+        flavour = next(f for f in language.flavours if f.warm is Warm.NONE)
     env = make_env(request.env, language)
     return Plan(
         language=language.id,
@@ -66,6 +68,7 @@ def make_plan(request: RunRequest, language: Language, *, inputs: Sequence[bytes
         limits=request.limits,
         processes=language.processes,
         builds=language.builds,
+        built_flavour=language.built_flavour,
     )
 
 

@@ -79,7 +79,7 @@ async def both(backend: NativeBackend, language: str, code: str) -> tuple[str, s
     status = {each.id: each for each in await backend.languages()}[language]
     if not status.available:
         pytest.skip(f"{language}: {status.reason}")
-    warm = plan(language, code, args=ARGS, env=ENV, stdin=STDIN)
+    warm = plan(language, code, args=ARGS, env=ENV, stdin=STDIN, timeout_ms=30_000, cpu_ms=30_000)
     assert warm.warm
     outcomes = [await carry_out(backend, each) for each in (warm, replace(warm, warm=False))]
     assert [o.status for o in outcomes] == [RunStatus.SUCCEEDED] * 2, outcomes
@@ -108,6 +108,24 @@ async def test_its_descriptors_are_those_of_a_fresh_interpreter(
     assert kinds(warm) - set(KEPT_OPEN.get(language, ())) == kinds(fresh)
     for said in (warm, fresh):
         assert [line.split()[0] for line in sorted(said.splitlines(), key=number)][:3] == STANDARD
+
+
+REHEARSED = """
+    import os, sys
+    import matplotlib.pyplot as plt, numpy as np, pandas as pd
+    pd.DataFrame = lambda *_, **__: print("a child of the program rehearses", flush=True)
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    print("rehearsal" in sys.modules, sys.path, sorted(os.listdir("/proc/self/fd")))
+    print(plt.get_fignums(), plt.figure().number, plt.get_backend(), sorted(plt.rcParams.items()))
+    print(os.listdir("/tmp"), np.geterr(), pd.options.display.max_rows)
+"""
+
+
+async def test_what_the_data_stack_rehearsed_does_not_show(backend: NativeBackend) -> None:
+    warm, fresh = await both(backend, "python", REHEARSED)
+    assert warm == fresh
 
 
 STANDARD = ["0", "1", "2"]

@@ -57,7 +57,12 @@ async def test_a_cold_program_is_alone_in_its_sandbox(
     await there(backend, language)
     argv = ("/bin/sh", "-c", "set -- $(ls -d /proc/[1-9]*); echo $#; ls /proc/self/fd; ls -A /work")
     cold = plan(language, HELLO[language])
-    cold = replace(cold, warm=False, steps=(replace(cold.steps[-1], argv=argv),))
+    cold = replace(
+        cold,
+        warm=False,
+        flavour=cold.built_flavour or cold.flavour,  # Go's run alone never gets the other
+        steps=(replace(cold.steps[-1], argv=argv),),
+    )
     outcome = await carry_out(backend, cold)
     source = cold.files[0].path
     # the shell twice (init is hidden); the standard streams and what ls opens; the program's file
@@ -226,7 +231,7 @@ async def test_what_the_compiler_made_comes_along_and_runs_elsewhere(
 
 async def test_the_same_program_is_compiled_once_for_each_tenant(backend: NativeBackend) -> None:
     await there(backend, "go")
-    pool = Pool(backend, {"go": Size(0, 0)})
+    pool = Pool(backend, {"go": Size(0, 0), "go-built": Size(0, 0)})
     worker = Worker(pool, SystemClock(), builds=Builds(16 * MIB))
     outcomes = [await worker.execute(plan("go", HELLO["go"]), tenant=each) for each in "aab"]
     await pool.close()

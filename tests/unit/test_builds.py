@@ -77,6 +77,8 @@ async def test_a_kept_binary_is_staged_instead_of_compiled() -> None:
     assert [step.phase for step in reusing.steps] == [Phase.RUN]
     assert reusing.files == (*planned.files, StagedFile(".bin/main", b"ELF", executable=True))
     assert (reusing.builds, reusing.args) == ("", ("x",))
+    assert (planned.flavour, planned.warm) == ("go", True)
+    assert (reusing.flavour, reusing.warm) == ("go-built", False)  # nothing waits for sources there
 
 
 async def test_it_is_its_tenants_alone() -> None:

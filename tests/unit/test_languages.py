@@ -92,6 +92,8 @@ def test_an_extra_directory_adds_and_replaces(tmp_path: Path) -> None:
         ('run = ["{interpreter}"', 'run = ["lua"', "lua.toml: run: must start with an absolute"),
         ('name = "lua"', 'name = "lua"\nwarm = "hot"', "lua.toml: flavours: .*zygote, exec, none"),
         ('name = "lua"', 'name = "lua"\nimports = ["x"]', "lua.toml: flavours: must be distinct"),
+        ('id = "lua"', 'id = "lua"\nbuilt_flavour = "x"', "lua.toml: built_flavour: must be one"),
+        ("[[flavours]]", 'ahead_mb = 64\n[[flavours]]\nwarm = "exec"', "lua.toml: ahead_mb: needs"),
         ("[[flavours]]", "[[flavours", "lua.toml: not TOML"),
     ],
 )

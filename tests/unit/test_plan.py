@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from code_executor.errors import InvalidRequest
 from code_executor.languages import Language, by_name, load, resolve
 from code_executor.model import (
+    DEFAULT_LIMITS,
     InputFile,
     Limits,
     Phase,
@@ -59,7 +62,13 @@ def test_go_is_compiled_and_then_run() -> None:
     made = plan("package main", GO)
     assert [step.phase for step in made.steps] == [Phase.COMPILE, Phase.RUN]
     assert all(step.argv[0].startswith("/") for step in made.steps)
-    assert (made.flavour, made.warm, made.processes) == ("go", False, 256)
+    assert (made.flavour, made.warm, made.processes) == ("go", True, 256)
+
+
+def test_a_small_go_program_is_not_charged_for_what_waits() -> None:
+    made = plan("package main", GO, limits=replace(DEFAULT_LIMITS, memory_mb=32))
+    assert [step.phase for step in made.steps] == [Phase.COMPILE, Phase.RUN]
+    assert (made.flavour, made.warm) == ("go-built", False)
 
 
 @pytest.mark.parametrize("language", IDS)

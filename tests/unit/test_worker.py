@@ -102,7 +102,7 @@ def compiler() -> FakeBackend:
 
 
 def compiling(backend: FakeBackend, max_bytes: int) -> Worker:
-    pool = Pool(backend, {"go": Size(0, 0)})
+    pool = Pool(backend, {"go": Size(0, 0), "go-built": Size(0, 0)})
     return Worker(pool, Stepping(), builds=Builds(max_bytes))
 
 

@@ -76,7 +76,8 @@ def prepare(root: Path, cache: Path) -> Images:
     """
     languages = root / "src/code_executor/languages"
     recipe = sorted((root / "tests/vm/base").iterdir())
-    go = [languages / "goindex.py", languages / "go_build.sh"]
+    ahead = sorted((languages / "go_ahead").iterdir())
+    go = [languages / "goindex.py", languages / "goahead.py", languages / "go_build.sh", *ahead]
     locks = [root / "requirements-dev.lock", root / "runners/python/requirements.lock"]
     base = _cached(
         cache,

@@ -64,9 +64,11 @@ class Language:
 
     ``run`` and ``compile`` are argument vectors, the program's own arguments not
     included; ``ahead`` starts the interpreter of an ``exec`` flavour before the run is
-    known, with a bootstrap under ``/opt/ahead`` that waits for it; ``version`` prints a
-    line that holds the version; ``builds`` is the file that ``compile`` makes, where it
-    alone decides what ``run`` does (relative to ``/work``); ``packages`` prints the
+    known (where there is ``compile``: that step instead), with a bootstrap under ``/opt/ahead``
+    that waits for it, which a run of less than ``ahead_mb`` of memory does without;
+    ``version`` prints a line that holds the version; ``builds`` is the file that ``compile``
+    makes, where it alone decides what ``run`` does (relative to ``/work``), ``built_flavour`` the
+    flavour for a program that is built already; ``packages`` prints the
     preinstalled packages, one a line; ``probe`` is a program that must print ``ok``.
     ``suffixes`` tells the command line which files are of this language.
     ``dropped_env`` and ``cold_env`` are globs: variables that a caller may not set, and
@@ -86,7 +88,9 @@ class Language:
     suffixes: tuple[str, ...] = ()
     compile: tuple[str, ...] = ()
     builds: str = ""
+    built_flavour: str = ""
     ahead: tuple[str, ...] = ()
+    ahead_mb: int = 0
     packages: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     processes: int = 64
@@ -252,6 +256,8 @@ def _check(language: Language, file: str) -> None:
         ("run", _command(language.run), "must start with an absolute path"),
         ("compile", not language.compile or _command(language.compile), "must start likewise"),
         ("builds", not language.builds or bool(language.compile), "needs compile"),
+        ("ahead_mb", not language.ahead_mb or _has_cold(language), "needs a flavour of warm none"),
+        ("built_flavour", _built_flavour_ok(language), "must be one that is not warm"),
         ("version", _command(language.version), "must start with an absolute path"),
         ("env", all(_NAME.fullmatch(key) for key, _ in language.env), "must have valid names"),
         ("flavours", _flavours_ok(language), "must be distinct, and only the last ones may import"),
@@ -284,8 +290,20 @@ def _flavours_ok(language: Language) -> bool:
         bool(names)
         and len(set(names)) == len(names)
         and not language.flavours[0].imports
-        and all(flavour.imports for flavour in language.flavours[1:])
+        and all(f.imports or f.name == language.built_flavour for f in language.flavours[1:])
     )
+
+
+def _has_cold(language: Language) -> bool:
+    return any(flavour.warm is Warm.NONE for flavour in language.flavours)
+
+
+def _built_flavour_ok(language: Language) -> bool:
+    """What waits in a sandbox waits for sources, so a binary needs one in which nothing does."""
+    if not language.built_flavour:
+        return True
+    chosen = [f for f in language.flavours if f.name == language.built_flavour]
+    return bool(language.builds) and [f.warm for f in chosen] == [Warm.NONE]
 
 
 def _refuse_shared_names(languages: Sequence[Language]) -> None:

@@ -7,6 +7,7 @@ read-only, as ``/opt/go``::
     tool           -> its compiler and linker      build.sh     the compile step of a run
     compile.cfg    importable packages             version      what it was built from; last
     link.cfg       all packages, the common ones without debug information
+    ahead.sh, ahead/  the compile step, started before the run is known (goahead.py)
 
 Since Go 1.20 a distribution has no compiled standard library at all, and building it takes more
 processor time than a run may use; before, only what cgo touches is missing. It is made beside
@@ -24,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+
+from code_executor.languages import goahead
 
 INSIDE = "/opt/go"
 CANDIDATES = ("/usr/bin/go", "/usr/local/bin/go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go")
@@ -86,15 +89,19 @@ def build(directory: Path, go: str, *, inside: str = INSIDE) -> bool:
     Raises:
         GoIndexError: the go command fails.
     """
-    script = (files("code_executor.languages") / "go_build.sh").read_text(encoding="utf-8")
-    stamp = f"{_go(go, 'version')} {go} {inside} {sha256(script.encode()).hexdigest()}\n"
+    scripts = {"build.sh": _shipped("go_build.sh"), "ahead.sh": _shipped("go_ahead/ahead.sh")}
+    stamp = f"{_go(go, 'version')} {go} {inside} {_digest(scripts)}\n"
     if _read(directory / "version") == stamp:
         return False
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "cache").mkdir(parents=True)
-    (fresh / "build.sh").write_text(script)
+    for name, text in scripts.items():
+        (fresh / name).write_text(text)
     _fill(fresh, go, inside)
+    missing = goahead.add(fresh, go, _go, inside=inside)
+    if missing:
+        sys.stderr.write(f"runs compile without tools that wait: {missing}\n")
     (fresh / "version").write_text(stamp)
     _readable(fresh)
     shutil.rmtree(directory, ignore_errors=True)
@@ -151,6 +158,16 @@ def _go(go: str, *args: str, cache: str = "off") -> str:
     return done.stdout.strip()
 
 
+def _shipped(name: str) -> str:
+    return (files("code_executor.languages") / name).read_text(encoding="utf-8")
+
+
+def _digest(scripts: Mapping[str, str]) -> str:
+    """Of all that an index is made with."""
+    parts = [*scripts.values(), *map(_shipped, goahead.SOURCES), _shipped("goahead.py")]
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
 def _read(path: Path) -> str | None:
     try:
         return path.read_text()
@@ -162,7 +179,7 @@ def _readable(root: Path) -> None:
     """Sandboxes read it under another uid, whatever the umask of the one who builds it."""
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o644)
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -352,4 +352,5 @@ def zygote_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
     return {
         f"{ZYGOTE_HOME}/zygote.so": zygote_library,
         f"{ZYGOTE_HOME}/sitecustomize.py": bootstrap / "zygote.py",
+        f"{ZYGOTE_HOME}/rehearsal.py": bootstrap / "rehearsal.py",
     }

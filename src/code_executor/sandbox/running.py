@@ -140,9 +140,9 @@ class RunsPlans(ABC):
         before = session.stage(plan)
         env = environment(dict(plan.env))
         for step in plan.steps:
-            last = step is plan.steps[-1]
-            warm = plan.warm and last and self._warm
-            argv = plan.args if warm else (*step.argv, *(plan.args if last else ()))
+            args = plan.args if step is plan.steps[-1] else ()
+            warm = plan.warm and step is plan.steps[0] and self._warm
+            argv = args if warm else (*step.argv, *args)
             progress.phase = step.phase
             progress.ended = None
             if warm:

@@ -18,19 +18,6 @@ needs_go = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("go") / "index"
-    build(directory, find_go(), inside=str(directory))
-    return directory
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    (tmp_path / "work").mkdir()
-    return tmp_path / "work"
-
-
 def compiled(index: Path, work: Path) -> subprocess.CompletedProcess[str]:
     env = {"PATH": "/usr/bin:/bin", "HOME": str(work.parent), "TMPDIR": str(work.parent)}
     return subprocess.run(

@@ -30,8 +30,16 @@ def test_node_is_started_ahead_with_its_bootstrap() -> None:
     assert "/opt/ahead/node.js" in argv[argv.index("--warm") :]
 
 
-def test_nothing_is_started_ahead_for_go() -> None:
-    assert options("go") == [INIT, "--contained", "--processes", "7"]
+def test_the_compile_step_of_go_is_started_ahead() -> None:
+    argv = options("go")
+    assert argv[argv.index("--warm") + 1] == "main.go"
+    assert argv[-1] == "/opt/go/ahead.sh"
+
+
+def test_nothing_is_started_ahead_for_a_go_program_that_is_built() -> None:
+    go = LANGUAGES["go"]
+    (built,) = (flavour for flavour in go.flavours if flavour.name == go.built_flavour)
+    assert init_command(go, built, processes=7) == [INIT, "--contained", "--processes", "7"]
 
 
 def test_every_file_that_a_bootstrap_is_called_by_is_put_there() -> None:

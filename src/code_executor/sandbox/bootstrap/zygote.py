@@ -157,6 +157,7 @@ def vanish() -> None:
         importlib.import_module("sitecustomize")
     except ImportError:
         sys.modules["sitecustomize"] = type(sys)("sitecustomize")
+    sys.modules.pop("rehearsal", None)
 
 
 def install() -> None:
