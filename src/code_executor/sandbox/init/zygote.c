@@ -2,10 +2,9 @@
  *
  * Theory of operation. The interpreter (any that can fork and load a library; today CPython)
  * stops before it opens the program's file and calls zygote_serve(). There the parent stays for
- * good: it receives fork requests of the service (SOCK_SEQPACKET on descriptor 3: the
- * RLIMIT_NPROC, and as descriptors init's pidfd, the program's standard streams, its go socket,
- * the pipe on which init learns of its end, and the run's cgroup.procs files), points its children
- * at the sandbox's pid namespace, forks once, and reaps. Only a child returns: it has joined the
+ * good: it receives fork requests of sandboxes' inits (zygote.h; SOCK_SEQPACKET on descriptor 3, to
+ * which each init has the other end until it has asked), points its children at the sandbox's pid
+ * namespace, forks once, and reaps. Only a child returns: it has joined the
  * run's cgroups and namespaces and has become the program (become.h); nothing is left to it of the
  * zygote but the interpreter's memory. zygote_await() then waits for the job.
  *
@@ -29,7 +28,7 @@
 #include "program.h"
 #include "zygote.h"
 
-enum { COMMAND_FD = 3, FILTER_FD = 4, GO_FD = 3, FIXED_FDS = 6, FDS_MAX = 16, CHILDREN_MAX = 4096 };
+enum { COMMAND_FD = 3, FILTER_FD = 4, GO_FD = 3, CHILDREN_MAX = 4096 };
 enum { FD_PIDFD, FD_IN, FD_OUT, FD_ERR, FD_GO, FD_ENDING };
 
 static struct {
@@ -50,7 +49,7 @@ static void close_all(const int *fds, size_t count)
 static int receive(uint32_t *processes, int *fds)
 {
     union {
-        char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+        char space[CMSG_SPACE(ZYGOTE_FDS_MAX * sizeof(int))];
         struct cmsghdr align;
     } control;
     struct iovec part = {processes, sizeof *processes};
@@ -72,7 +71,7 @@ static int receive(uint32_t *processes, int *fds)
 
 static const char *join(const int *fds, int count)
 {
-    for (int i = FIXED_FDS; i < count; i++)
+    for (int i = ZYGOTE_FIXED_FDS; i < count; i++)
         if (write(fds[i], "0", 1) != 1)
             return "join cgroups";
     if (setns(fds[FD_PIDFD], CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
@@ -161,7 +160,7 @@ static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fd
     else
         close(fds[FD_ENDING]);
     close_all(fds, FD_ENDING);
-    close_all(fds + FIXED_FDS, (size_t)(count - FIXED_FDS));
+    close_all(fds + ZYGOTE_FIXED_FDS, (size_t)(count - ZYGOTE_FIXED_FDS));
     return 0;
 }
 
@@ -200,11 +199,11 @@ int zygote_serve(const struct hooks *hooks)
         if (!polled[0].revents)
             continue;
         uint32_t processes;
-        int fds[FDS_MAX];
+        int fds[ZYGOTE_FDS_MAX];
         int count = receive(&processes, fds);
         if (count < 0)
             _exit(0);
-        if (count < FIXED_FDS)
+        if (count < ZYGOTE_FIXED_FDS)
             close_all(fds, (size_t)count);
         else if (fork_one(hooks, processes, fds, count))
             return 0;
