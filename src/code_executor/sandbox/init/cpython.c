@@ -312,6 +312,7 @@ static PyObject *serve_and_run(PyObject *self, PyObject *path)
         fputs("zygote: cannot serve\n", stderr);
         _exit(1);
     }
+    rehearse();
     take_job();
     /* This call of a hook counts as one level of recursion; the program is to have them all. */
     Py_LeaveRecursiveCall();
