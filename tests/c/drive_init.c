@@ -1,4 +1,5 @@
-/* Init with sanitizers, driven over its control channel (descriptor 3) by a test.
+/* Init with sanitizers, driven over its control channel (descriptor 3) by a test, which is also its
+ * zygote (descriptor 4).
  *
  *     drive_init DIRECTORY none|exec|zygote [INTERPRETER ARGUMENT...]
  *
@@ -15,7 +16,7 @@
 #include "place.h"
 #include "setup.h"
 
-enum { CONTROL = 3 };
+enum { CONTROL = 3, ZYGOTE = 4 };
 
 const char *setup_sandbox(const struct sandbox *sandbox)
 {
@@ -43,6 +44,8 @@ int main(int argc, char **argv)
     box.warm = strcmp(argv[2], "exec") == 0 ? WARM_EXEC :
                strcmp(argv[2], "zygote") == 0 ? WARM_ZYGOTE : WARM_NONE;
     box.argv = argv + 3;
+    box.processes = 64;
+    box.zygote = ZYGOTE;
     enter_place(argv[1]);
     init_serve(CONTROL, CONTROL, &box, &none);
 }

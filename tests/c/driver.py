@@ -19,17 +19,24 @@ class Init:
 
     def __init__(self, program: Path, place: Path, *mode: str) -> None:
         self.sock, theirs = socket.socketpair()
-        self.sock.settimeout(PATIENCE_S)
+        self.zygote, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for ours in (self.sock, self.zygote):
+            ours.settimeout(PATIENCE_S)
         self._decoder = frames.Decoder()
         self._frames: list[tuple[Kind, bytes]] = []
-        command = 'exec 3<&"$1"; shift; exec "$@"'
+        command = 'exec 3<&"$1" 4<&"$2"; eval "exec $1<&- $2<&-"; shift 2; exec "$@"'
+        if mode[0] == "deserted":  # as "zygote", which has died
+            mode = ("zygote", *mode[1:])
+            self.zygote.close()
+        given = (theirs.fileno(), asked.fileno())
         self.process = subprocess.Popen(
-            ["/bin/bash", "-c", command, "-", str(theirs.fileno()), program, place, *mode],
-            pass_fds=(theirs.fileno(),),
+            ["/bin/bash", "-c", command, "-", *map(str, given), program, place, *mode],
+            pass_fds=given,
             env=OPTIONS,
             stderr=subprocess.PIPE,
         )
         theirs.close()
+        asked.close()
 
     def send(self, *said: bytes) -> None:
         self.sock.sendall(b"".join(said))
@@ -60,15 +67,20 @@ class Init:
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
 
-    def leave(self, code: int = 0) -> None:
+    def close(self) -> None:
+        """The host's end, and the zygote's."""
         self.sock.close()
+        self.zygote.close()
+
+    def leave(self, code: int = 0) -> None:
+        self.close()
         assert self.process.wait(PATIENCE_S) == code, self.words()
         assert self.words() == ""
         assert self.process.stderr is not None
         self.process.stderr.close()
 
     def kill(self) -> None:
-        self.sock.close()
+        self.close()
         self.process.kill()
         self.process.wait(PATIENCE_S)
         assert self.process.stderr is not None

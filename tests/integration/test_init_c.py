@@ -353,12 +353,12 @@ def test_one_that_is_not_there_is_told(drive_init: Path, tmp_path: Path) -> None
 
 
 class Zygote:
-    """The far ends that init hands over with HELLO."""
+    """What init asks its zygote with."""
 
     def __init__(self, init: Init) -> None:
-        data, fds, _, _ = socket.recv_fds(init.sock, 5, 8)
-        assert data == frame(Kind.HELLO)
-        self.stdin, self.stdout, self.stderr, self.go, self.ending = fds
+        data, fds, _, _ = socket.recv_fds(init.zygote, 16, 8)
+        assert data == struct.pack("<I", 64)
+        self.init, self.stdin, self.stdout, self.stderr, self.go, self.ending = fds
         self.fds = fds
 
     def ends(self, status: int) -> None:
@@ -404,6 +404,11 @@ def test_a_zygote_that_dies_is_told(zygote: tuple[Init, Zygote], half: bytes) ->
     os.close(program.ending)
     program.fds.remove(program.ending)
     assert failed(init) == "zygote died"
+
+
+def test_a_zygote_that_is_gone_is_told(drive_init: Path, tmp_path: Path) -> None:
+    init = Init(drive_init, tmp_path, "deserted")
+    assert failed(init) == "zygote"
 
 
 def test_a_host_that_gives_up_meanwhile_ends_init(drive_init: Path, tmp_path: Path) -> None:

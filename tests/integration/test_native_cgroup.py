@@ -49,10 +49,7 @@ def started_in(group: Group, *argv: str) -> subprocess.Popen[bytes]:
     fds = group.procs()
     paths = " ".join(f"/proc/self/fd/{fd}" for fd in fds)
     join = f'for g in {paths}; do echo $$ > "$g" || exit 99; done; exec "$@"'
-    process = subprocess.Popen(["/bin/sh", "-c", join, "-", *argv], pass_fds=fds)
-    for fd in fds:
-        os.close(fd)
-    return process
+    return subprocess.Popen(["/bin/sh", "-c", join, "-", *argv], pass_fds=fds)
 
 
 def memory_limit(group: Group) -> int:

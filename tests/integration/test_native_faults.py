@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.integration.host import (
@@ -34,7 +35,9 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 HELLO = plan("python", "print('hello')")
 ENDLESS = plan("python", "print('began', flush=True)\nwhile True: pass", timeout_ms=1000)
+STD = plan("python", "import decimal; print(decimal.Decimal(2))")
 DATA = plan("python", "import numpy; print(numpy.arange(3).sum())")
+ZYGOTES = 3  # python, python-std, python-data
 
 
 def said(outcome: Outcome) -> bytes:
@@ -79,8 +82,9 @@ async def test_a_zygote_that_died_is_started_anew_and_the_request_survives(
     for zygote in zygotes():
         await zygote.end()
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
+    assert said(await carry_out(backend, STD)) == b"2\n"
     assert said(await carry_out(backend, DATA)) == b"3\n"
-    assert len(zygotes()) == 2
+    assert len(zygotes()) == ZYGOTES
 
 
 async def test_many_requests_survive_the_death_of_their_zygote(backend: NativeBackend) -> None:
@@ -122,14 +126,14 @@ async def test_a_launcher_that_died_is_started_anew_and_the_request_survives(
     await before.end()
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
     assert launcher() != before
-    assert len(zygotes()) == 2
+    assert len(zygotes()) == ZYGOTES
 
 
 async def test_many_requests_survive_the_death_of_the_launcher(backend: NativeBackend) -> None:
     await launcher().end()
     outcomes = await asyncio.gather(*(carry_out(backend, HELLO) for _ in range(12)))
     assert [said(outcome) for outcome in outcomes] == [b"hello\n"] * 12
-    assert len(zygotes()) == 2
+    assert len(zygotes()) == ZYGOTES
 
 
 async def test_launchers_that_died_leave_no_descriptor(backend: NativeBackend) -> None:
@@ -156,6 +160,16 @@ async def test_a_program_whose_launcher_dies_ends_with_it(backend: NativeBackend
 
 
 # ── init, from outside ──
+
+
+async def test_an_init_has_let_go_of_what_it_asked_the_zygote_with(backend: NativeBackend) -> None:
+    async with prepared(backend):
+        (init,) = inits()
+        kept = [os.readlink(fd) for fd in Path(f"/proc/{init.pid}/fd").iterdir()]
+        asked = [os.readlink(f"/proc/self/fd/{z.fileno()}") for z in backend._zygotes.values()]
+    assert kept
+    assert not set(kept) & set(asked)
+    assert not [link for link in kept if "cgroup" in link or "net:" in link]
 
 
 async def test_an_init_killed_in_a_run_is_a_failure_of_the_service(backend: NativeBackend) -> None:

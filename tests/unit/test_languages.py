@@ -29,13 +29,14 @@ def test_the_five_languages_are_shipped() -> None:
     assert [language.id for language in load()] == ["go", "node", "php", "python", "ruby"]
 
 
-def test_python_has_a_bare_and_a_data_flavour_forked_from_a_zygote() -> None:
+def test_python_has_three_flavours_forked_from_a_zygote() -> None:
     python = by_name(load())["python"]
     assert [(f.name, f.warm) for f in python.flavours] == [
         ("python", Warm.ZYGOTE),
+        ("python-std", Warm.ZYGOTE),
         ("python-data", Warm.ZYGOTE),
     ]
-    assert "numpy" in python.flavours[1].preload
+    assert "numpy" in python.flavours[2].preload
 
 
 def test_go_compiles_first_and_may_have_more_processes() -> None:

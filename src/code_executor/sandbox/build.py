@@ -34,7 +34,7 @@ INIT_SOURCES = (
     "init",
 )
 LAUNCHER = (*INIT_SOURCES, "signals", "contained", "network", "launcher")
-ZYGOTE = ("proto", "become", "identity", "program", "zygote", "cpython")
+ZYGOTE = ("proto", "become", "identity", "program", "zygote", "quiet", "cpython")
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat=2")
 HARDENING = ("-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-strict-aliasing")

@@ -21,8 +21,6 @@ Host to init (payload at most 4 MiB):
 Init to host (payload at most 64 KiB):
 
 ====  ===========  =====================================================================
- H    HELLO        zygote sandboxes only; carries as descriptors the program's standard
-                   input, output and error, its go socket, and the pipe of its end
  R    READY        prepared: set up, and a started-ahead interpreter waits
  B    BEGAN        the program runs; not sent for a waiting interpreter
  O E  STDOUT/ERR   a piece of the program's output
@@ -35,7 +33,7 @@ Init to host (payload at most 64 KiB):
  !    FAILED       u32 errno, name of the step; init ends after it
 ====  ===========  =====================================================================
 
-Order: (HELLO) READY; FILE, EXECUTABLE, DATA, STDIN before the first PROGRAM only; then per program
+Order: READY; FILE, EXECUTABLE, DATA, STDIN before the first PROGRAM only; then per program
 (BEGAN), output, ENDED and, if asked for, ENTRY … LISTED; GET and BUILT when nothing runs. Both ends
 treat the other as hostile: a length, type or order that does not fit ends this sandbox and this
 run, nothing else.
@@ -73,7 +71,6 @@ class Kind(IntEnum):
     KILL = ord("K")
     GET = ord("G")
     BUILT = ord("T")
-    HELLO = ord("H")
     READY = ord("R")
     BEGAN = ord("B")
     STDOUT = ord("O")

@@ -137,8 +137,11 @@ class Group:
         return [f"{path}/{name}" for path in self._distinct]
 
     def procs(self) -> list[int]:
-        """``cgroup.procs`` of each hierarchy, opened for writing; the caller closes them."""
-        return [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self.files("cgroup.procs")]
+        """``cgroup.procs`` of each hierarchy, open for writing; they stay the group's own."""
+        for path in self.files("cgroup.procs"):
+            if path not in self._fds:
+                self._fds[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        return [self._fds[path] for path in self.files("cgroup.procs")]
 
     def cpu_us(self) -> int:
         """CPU time of all processes that ever were in it, microseconds."""
@@ -212,11 +215,14 @@ class Group:
                 return False
         except OSError:
             return False
-        # On v2 the reset is the descriptor's; all else is opened again when it is needed.
-        kept = {"memory.peak": self._fds.pop("memory.peak")} if self._v2 else {}
+        return True
+
+    def close_most(self) -> None:
+        """Let go of the descriptors that can be opened again, while it waits to serve."""
+        # On v2 the reset of the peak is the descriptor's.
+        kept = {"memory.peak": self._fds.pop("memory.peak")} if "memory.peak" in self._fds else {}
         self.close_counters()
         self._fds = kept
-        return True
 
     def close_counters(self) -> None:
         """Let go of what :meth:`open_counters` and the readers opened. Idempotent."""

@@ -3,8 +3,9 @@
 Theory of operation. :class:`Launcher` starts the ground process (:mod:`.ground`), which becomes the
 launcher in C (``init/launcher.c``). They speak over a SOCK_SEQPACKET socket, one request and one
 answer at a time, descriptors attached; an answer is awaited on the event loop, so a slow clone
-holds nobody up. :class:`Zygote` is a warm interpreter that the launcher forked; a fork request is
-one packet without an answer: that the child is there, init itself tells (READY).
+holds nobody up. :class:`Zygote` is a warm interpreter that the launcher forked; its command socket
+goes with the request for a sandbox, whose init asks for the child (``init/init.c``, ask_zygote) and
+tells that it is there (READY).
 
 Each is dead when its socket ends. The owner (``native``) starts a new one then.
 """
@@ -73,10 +74,13 @@ class Launcher:
     """The launcher process and the requests to it."""
 
     def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
         self._process = process
         self._socket = sock
         self._lock = asyncio.Lock()
+        self._answer: asyncio.Future[tuple[bytes, list[int]]] | None = None
         self.alive = True
+        self._loop.add_reader(sock.fileno(), self._readable)
 
     @classmethod
     async def start(cls, told: Instructions, filter_program: bytes) -> Launcher:
@@ -121,17 +125,26 @@ class Launcher:
         )
 
     async def sandbox(
-        self, request: SandboxRequest, cgroup_procs: Sequence[int], network: int | None
+        self,
+        request: SandboxRequest,
+        cgroup_procs: Sequence[int],
+        zygote: Zygote | None,
+        network: int | None,
     ) -> Spawned:
         """Clone a sandbox's PID 1; it joins the cgroups behind the given descriptors.
 
-        ``network`` is a network namespace that an earlier sandbox had, to be used again if it is
-        as good as new; the caller keeps that descriptor, and gets one for the namespace taken.
+        ``zygote`` forks its interpreter. ``network`` is a network namespace that an earlier
+        sandbox had, to be used again if it is as good as new; the caller keeps that descriptor,
+        and gets one for the namespace taken.
 
         Raises:
             SandboxUnavailable: a step failed; it is named.
         """
-        fds = [*cgroup_procs] if network is None else [*cgroup_procs, network]
+        fds = [*cgroup_procs]
+        if zygote is not None:
+            fds.append(zygote.fileno())
+        if network is not None:
+            fds.append(network)
         packet = request.encode(networked=network is not None)
         pid, (taken, control, pidfd) = await self._request(packet, fds)
         return Spawned(pid, taken, socket.socket(fileno=control), pidfd)
@@ -163,29 +176,32 @@ class Launcher:
     async def _exchange(self, packet: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
         """A request and its answer, taken off the socket even when nobody waits for it any more."""
         await self._lock.acquire()
+        self._answer = answer = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: self._lock.release())
         try:
             socket.send_fds(self._socket, [packet], list(fds))
         except OSError:
-            self._lock.release()
+            answer.cancel()
             raise
-        answer = asyncio.ensure_future(self._answer())
-        answer.add_done_callback(lambda _: self._lock.release())
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
             answer.add_done_callback(_discard)
             raise
 
-    async def _answer(self) -> tuple[bytes, list[int]]:
-        loop = asyncio.get_running_loop()
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._socket.fileno(), _resolve, readable)
+    def _readable(self) -> None:
+        """An answer, or the launcher's end."""
         try:
-            await readable
-        finally:
-            loop.remove_reader(self._socket.fileno())
-        data, fds, _, _ = socket.recv_fds(self._socket, 4096, 8)
-        return data, fds
+            data, fds, _, _ = socket.recv_fds(self._socket, 4096, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self.alive = False
+            self._loop.remove_reader(self._socket.fileno())
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((data, fds))
 
     def kill(self) -> None:
         """End the launcher, and with it every zygote and sandbox."""
@@ -200,6 +216,8 @@ class Launcher:
         self.kill()
         await self._process.wait()
         async with self._lock:
+            if self._socket.fileno() >= 0:
+                self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
 
@@ -209,11 +227,6 @@ def _discard(answer: asyncio.Future[tuple[bytes, list[int]]]) -> None:
         return
     for fd in answer.result()[1]:
         os.close(fd)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _start_ground(command_fd: int, filter_fd: int) -> asyncio.subprocess.Process:
@@ -326,16 +339,9 @@ class Zygote:
         except BlockingIOError:
             return ""
 
-    def fork(self, processes: int, fds: Sequence[int]) -> None:
-        """Ask for one child; ``fds`` as ``init/zygote.c`` lists them. Init tells when it is there.
-
-        Raises:
-            SandboxUnavailable: the zygote is dead.
-        """
-        try:
-            socket.send_fds(self._socket, [struct.pack("<I", processes)], list(fds))
-        except OSError as error:
-            raise SandboxUnavailable(f"zygote {self.name} is gone", step="zygote") from error
+    def fileno(self) -> int:
+        """Its command socket, on which inits ask for children."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Let it go: it ends when its socket does."""

@@ -51,7 +51,8 @@ from code_executor.sandbox.uids import UidPairs, subordinate
 log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
-SPARE_MAX = 256  # network namespaces, and groups, kept to be used again
+SPARE_MAX = 256  # network namespaces kept to be used again
+SPARE_OPEN_MAX = 32  # groups kept so with their files open
 OLDEST_KERNEL = (5, 12)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 AHEAD = ("node.js", "ruby.rb", "php.php")
@@ -265,7 +266,9 @@ class NativeBackend:
             else:
                 os.close(sandbox.network)
         if sandbox.group.made and clean:
-            self._groups.append(sandbox.group)
+            if len(self._groups) >= SPARE_OPEN_MAX:
+                sandbox.group.close_most()
+            self._groups.appendleft(sandbox.group)
         if clean and self._uids is not None:
             self._uids.give_back(uids)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
-from code_executor.sandbox.frames import HEADER, Kind
 from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import (
     WARM_NONE,
@@ -22,10 +20,11 @@ from code_executor.sandbox.launcher import (
     Zygote,
 )
 from code_executor.sandbox.running import RunsPlans
-from code_executor.sandbox.session import Session, failed_step
+from code_executor.sandbox.session import Session
 
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0
+USUAL_END_S = 0.002  # what the kernel takes to end a sandbox; to look later costs less than to wait
 OWN_PROCESSES = 1  # init counts in the pids controller too
 
 
@@ -74,16 +73,8 @@ class NativeSandbox(RunsPlans):
         """
         self._warm = request.warm != WARM_NONE
         self.group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
-        procs = self.group.procs()
-        try:
-            spawned = await launcher.sandbox(request, procs, network)
-            self._spawned = spawned
-            if zygote is not None:
-                await _hand_over(spawned, zygote, request.processes, procs)
-        finally:
-            for fd in procs:
-                os.close(fd)
-        self._session = Session(spawned.control)
+        self._spawned = await launcher.sandbox(request, self.group.procs(), zygote, network)
+        self._session = Session(self._spawned.control)
         async with asyncio.timeout(PREPARE_TIMEOUT_S):
             await self._session.ready()
 
@@ -118,9 +109,11 @@ class NativeSandbox(RunsPlans):
         self._kill()
         if self._session is None:
             spawned.control.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REMOVE_TIMEOUT_S):
-                await readable(spawned.pidfd)
+        await asyncio.sleep(USUAL_END_S)
+        if not _ended(spawned.pidfd):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                    await readable(spawned.pidfd)
         os.close(spawned.pidfd)
         self.network = spawned.network
         self._spawned = None
@@ -138,6 +131,12 @@ class NativeSandbox(RunsPlans):
         return self.group.recycle() or await asyncio.to_thread(self.group.remove)
 
 
+def _ended(pidfd: int) -> bool:
+    watched = select.poll()
+    watched.register(pidfd, select.POLLIN)
+    return bool(watched.poll(0))
+
+
 async def readable(fd: int) -> None:
     """Until ``fd`` can be read; for a pidfd, until its process has ended."""
     loop = asyncio.get_running_loop()
@@ -147,21 +146,3 @@ async def readable(fd: int) -> None:
         await event.wait()
     finally:
         loop.remove_reader(fd)
-
-
-async def _hand_over(
-    spawned: Spawned, zygote: Zygote, processes: int, procs: Sequence[int]
-) -> None:
-    """Take the program's pipe ends from init's HELLO and give them to a zygote's child."""
-    async with asyncio.timeout(PREPARE_TIMEOUT_S):
-        await readable(spawned.control.fileno())
-    data, fds, _, _ = socket.recv_fds(spawned.control, HEADER.size, 8)
-    try:
-        if data[:1] == bytes((Kind.FAILED,)):
-            raise failed_step(spawned.control.recv(256))
-        if len(data) != HEADER.size or data[0] != Kind.HELLO or len(fds) != 5:
-            raise SandboxUnavailable("init did not come up", step="hello")
-        zygote.fork(processes, [spawned.pidfd, *fds, *procs])
-    finally:
-        for fd in fds:
-            os.close(fd)

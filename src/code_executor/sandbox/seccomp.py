@@ -8,13 +8,17 @@ it, under Docker the container runtime does.
 
 The program has two parts::
 
-    prologue (ours)       a number that no rule and no table knows          -> ENOSYS
+    dispatch (ours)       a binary search over ranges of numbers:
+                            a call whose rule looks at no argument          -> the rule's action
+                            a call that no rule names                       -> the default action
+                            a number that no rule and no table knows        -> ENOSYS
     body (libseccomp's)   foreign architecture, x32                         -> kill the process
-                          a named call, a binary tree over the numbers      -> the rule's action
-                          anything else                                     -> the default action
+                          a call whose rule looks at arguments              -> the rule's action
 
-The prologue is what runc puts before a profile, too: a libc that tries a call newer than the
-profile has to read ENOSYS to fall back on the old one; EPERM would stop it.
+A libc that tries a call newer than the profile has to read ENOSYS to fall back on the old one;
+EPERM would stop it (runc does the same). Ranges, because neighbours mostly share their answer: the
+kernel translates the program, and tries it on every number, each time it is installed, which is
+once a run; a third of the instructions is half of the time (``design/seccomp.md``).
 
 libseccomp is not believed. What it does in silence is refused beforehand (a call with rules of
 two different actions: an unconditional rule swallows a conditional one), and the finished
@@ -25,7 +29,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice, pairwise, product
 from types import ModuleType
@@ -53,6 +57,7 @@ __all__ = ["compile", "default_path", "known_calls", "load", "number"]
 log = logging.getLogger(__name__)
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
+MAX_RANGES = 240  # a jump skips 255 instructions at most; the shipped profile has 90
 MAX_CASES = 100_000
 """Combinations of arguments tried for one call; the shipped profile has 2,500 at most."""
 
@@ -72,12 +77,14 @@ def compile(profile: Profile, machine: str | None = None) -> bytes:
     kernel = kernel_version(os.uname().release)
     rules = [rule for rule in profile.rules if rule.applies(arch, kernel)]
     _refuse_mixed_actions(profile, rules)
-    unknown = _unknown_numbers(arch, _highest(lib, arch, profile))
+    ranges = _ranges(profile, arch, rules, _highest(lib, arch, profile))
+    if len(ranges) > MAX_RANGES:
+        raise profile.unfit(f"its calls lie in more than {MAX_RANGES} ranges of numbers")
     try:
         body = _export(_build(lib, profile, arch, rules))
     except OSError as error:
         raise profile.unfit(f"cannot be compiled: {error.strerror}") from error
-    code = [*_prologue(arch, unknown), *bpf.decode(body)]
+    code = [*_dispatch(arch, ranges), *bpf.decode(body)]
     if len(code) > MAX_INSTRUCTIONS:
         raise profile.unfit(f"compiles to more than {MAX_INSTRUCTIONS} instructions")
     _verify(profile, arch, rules, code)
@@ -155,7 +162,10 @@ def _build(lib: ModuleType, profile: Profile, arch: Architecture, rules: Sequenc
 
 
 def _add(lib: ModuleType, built: Any, profile: Profile, rule: Rule, name: str) -> bool:
-    """Add ``rule`` for one call; false when libseccomp has never heard of an allowed one."""
+    """Add ``rule`` for one call; false when libseccomp has never heard of an allowed one.
+
+    Rules that look at no argument are the dispatch's.
+    """
     # Rules are given in the native numbering; libseccomp translates them to the filter's.
     native = lib.resolve_syscall(lib.Arch.NATIVE, name)
     if native == -1:
@@ -163,7 +173,7 @@ def _add(lib: ModuleType, built: Any, profile: Profile, rule: Rule, name: str) -
             return False
         raise profile.unfit(f"{name}: unknown to this libseccomp, so it cannot be refused")
     if rule.action != profile.default_action:  # which libseccomp would not take
-        for conjunction in rule.alternatives or ((),):
+        for conjunction in rule.alternatives:
             built.add_rule(rule.action, native, *(_argument(lib, part) for part in conjunction))
     return True
 
@@ -186,31 +196,60 @@ def _export(built: Any) -> bytes:
         return file.read()
 
 
-def _unknown_numbers(arch: Architecture, highest: int) -> list[tuple[int, int]]:
-    """Ranges (first, last) of numbers without a name, up to the end of the architecture's.
+def _ranges(
+    profile: Profile, arch: Architecture, rules: Sequence[Rule], highest: int
+) -> list[tuple[int, int | None]]:
+    """Where the answer changes: (first number, action), ascending; ``None``: the body judges.
 
     What comes after ``highest`` is newer than the profile, whether this libseccomp has a name
     for it or not.
     """
-    known = sorted(nr for nr in _table(arch.audit) if nr <= highest)
-    holes = [(low + 1, high - 1) for low, high in pairwise(known) if high > low + 1]
-    return [*holes, (highest + 1, arch.last_number)]
+    looked_at = {name for rule in rules if rule.alternatives for name in rule.names}
+    plain = {name: rule.action for rule in rules if not rule.alternatives for name in rule.names}
+    table = _table(arch.audit)
+
+    def answer(nr: int) -> int | None:
+        name = table.get(nr)
+        if name is None:
+            return ERRNO | ENOSYS
+        return plain.get(name, None if name in looked_at else profile.default_action)
+
+    answers = [*((nr, answer(nr)) for nr in range(highest + 1)), (highest + 1, ERRNO | ENOSYS)]
+    answers.append((arch.last_number + 1, None))  # x32, -1
+    return [each for before, each in pairwise([(-1, -1), *answers]) if before[1] != each[1]]
 
 
-def _prologue(arch: Architecture, ranges: Sequence[tuple[int, int]]) -> list[bpf.Instruction]:
-    """Answer ENOSYS for a number in one of ``ranges`` (ascending); fall through otherwise.
+def _dispatch(
+    arch: Architecture, ranges: Sequence[tuple[int, int | None]]
+) -> list[bpf.Instruction]:
+    """Answer by the range that the number is in; on to the body for ``None``, or a foreign call."""
+    answers = list(dict.fromkeys(answer for _, answer in ranges if answer is not None))
+    first_exit = 3 + len(ranges) - 1
+    exits: dict[int | None, int] = {each: first_exit + i for i, each in enumerate(answers)}
+    body = exits[None] = first_exit + len(answers)
+    return [
+        (bpf.LOAD, 0, 0, bpf.ARCH_OFFSET),
+        (bpf.JUMP_EQ, 0, body - 2, arch.audit),
+        (bpf.LOAD, 0, 0, bpf.NR_OFFSET),
+        *_search(ranges, 3, exits),
+        *((bpf.RETURN, 0, 0, each) for each in answers),
+    ]
 
-    A number below the first range, as nearly every call has, leaves after one comparison.
-    """
-    size = 3 + 2 * len(ranges) + 2
-    code = [(bpf.LOAD, 0, 0, bpf.ARCH_OFFSET), (bpf.JUMP_EQ, 0, size - 2, arch.audit)]
-    code.append((bpf.LOAD, 0, 0, bpf.NR_OFFSET))
-    for first, last in ranges:
-        code.append((bpf.JUMP_GE, 0, size - len(code) - 1, first))  # below it: to the body
-        code.append((bpf.JUMP_GE, 0, size - len(code) - 2, last + 1))  # within it: to the return
-    code.append((bpf.JUMP, 0, 0, 1))  # past all of them (x32, -1): to the body
-    code.append((bpf.RETURN, 0, 0, ERRNO | ENOSYS))
-    return code
+
+def _search(
+    ranges: Sequence[tuple[int, int | None]], at: int, exits: Mapping[int | None, int]
+) -> list[bpf.Instruction]:
+    """Comparisons that lead from ``at``, where they begin, to the exit of the number's range."""
+    if len(ranges) == 1:
+        return []
+    middle = len(ranges) // 2
+    lower, upper = ranges[:middle], ranges[middle:]
+    below = _search(lower, at + 1, exits)
+    beyond = at + 1 + len(below)
+    above = _search(upper, beyond, exits)
+    if_less = at + 1 if below else exits[lower[0][1]]
+    if_not = beyond if above else exits[upper[0][1]]
+    return [(bpf.JUMP_GE, if_not - at - 1, if_less - at - 1, upper[0][0]), *below, *above]
 
 
 # ---- verifying ----------------------------------------------------------------------------

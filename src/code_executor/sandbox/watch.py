@@ -64,6 +64,9 @@ class Watch:
         self._began = 0.0
         self._wall_before = 0.0
         self._timers: list[asyncio.TimerHandle] = []
+        # What the counters said when nothing ran any more: they are looked at once.
+        self._cpu_us: int | None = 0
+        self._judged = False
         self.verdict: Verdict | None = None
 
     def began(self) -> None:
@@ -76,6 +79,8 @@ class Watch:
             self._loop.call_later(max(left, 0), self.decide, WALL),
             self._loop.call_later(self._next_look(), self._look),
         ]
+        self._cpu_us = None
+        self._judged = False
 
     def ended(self) -> None:
         """It has ended, or is being ended: the clock stops."""
@@ -98,14 +103,21 @@ class Watch:
 
     def cpu_us(self) -> int:
         """CPU time since the watch was made, microseconds."""
-        return self._counters.cpu_us() - self._cpu_base
+        if self._cpu_us is not None:
+            return self._cpu_us
+        used = self._counters.cpu_us() - self._cpu_base
+        if not self._timers:
+            self._cpu_us = used
+        return used
 
     def final(self) -> Verdict | None:
         """The verdict after the end, counters included: a limit passed between two looks counts."""
-        if self.verdict is None and self._counters.oom_kills() > self._oom_base:
-            self.verdict = OOM
-        if self.verdict is None and self.cpu_us() > self._limits.cpu_ms * 1000:
-            self.verdict = CPU
+        if self.verdict is None and not self._judged:
+            if self._counters.oom_kills() > self._oom_base:
+                self.verdict = OOM
+            elif self.cpu_us() > self._limits.cpu_ms * 1000:
+                self.verdict = CPU
+            self._judged = not self._timers
         return self.verdict
 
     def _next_look(self) -> float:

@@ -208,7 +208,7 @@ def test_cgroup_procs_is_open_once_for_each_hierarchy(layout: Layout) -> None:
     assert len(fds) == (3 if layout.version == 1 else 1)
     for fd in fds:
         os.write(fd, b"7")
-        os.close(fd)
+    assert layout.group.procs() == fds
     assert [path.read_text() for path in layout.procs()] == ["7"] * len(fds)
 
 

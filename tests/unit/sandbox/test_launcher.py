@@ -37,12 +37,17 @@ class Scripted:
 
     async def asked(self) -> bytes:
         """The next request; its descriptors are closed."""
-        async with asyncio.timeout(5):
-            await asyncio.get_running_loop().run_in_executor(None, self._peek)
-        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 8)
+        data, fds = await self.asked_with()
         for fd in fds:
             os.close(fd)
         return data
+
+    async def asked_with(self) -> tuple[bytes, list[int]]:
+        """The next request and its descriptors."""
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().run_in_executor(None, self._peek)
+        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 8)
+        return data, fds
 
     def _peek(self) -> None:
         self._socket.recv(1, socket.MSG_PEEK)
@@ -110,7 +115,7 @@ def test_an_environment_is_name_value_strings_in_order() -> None:
 
 
 async def test_a_sandbox_is_a_pid_a_channel_and_a_pidfd(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     assert await scripted.asked() == REQUEST.encode(networked=False)
     scripted.answer(pid=4711, fds=3)
     spawned = await asking
@@ -120,7 +125,7 @@ async def test_a_sandbox_is_a_pid_a_channel_and_a_pidfd(scripted: Scripted) -> N
 
 async def test_a_network_to_use_again_goes_last_and_stays_the_caller_s(scripted: Scripted) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), null))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, null))
     assert await scripted.asked() == REQUEST.encode(networked=True)
     scripted.answer(fds=3)
     close(await asking)
@@ -128,7 +133,7 @@ async def test_a_network_to_use_again_goes_last_and_stays_the_caller_s(scripted:
 
 
 async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     await scripted.asked()
     before = descriptors()
     scripted.answer(error=errno.ENOSPC, step=b"clone", fds=2)
@@ -141,7 +146,7 @@ async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: 
 
 
 async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     await scripted.asked()
     scripted.leave()
     with pytest.raises(SandboxUnavailable) as caught:
@@ -149,11 +154,11 @@ async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
     assert caught.value.step == "launcher"
     assert not scripted.launcher.alive
     with pytest.raises(SandboxUnavailable):
-        await scripted.launcher.sandbox(REQUEST, (), None)
+        await scripted.launcher.sandbox(REQUEST, (), None, None)
 
 
 async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     await scripted.asked()
     scripted.say(b"short")
     with pytest.raises(SandboxUnavailable):
@@ -162,7 +167,9 @@ async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> Non
 
 
 async def test_requests_are_answered_one_at_a_time_and_in_order(scripted: Scripted) -> None:
-    asking = [asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None)) for _ in range(3)]
+    asking = [
+        asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None)) for _ in range(3)
+    ]
     for pid in (1, 2, 3):
         await scripted.asked()
         scripted.answer(pid=pid, fds=3)
@@ -174,12 +181,12 @@ async def test_requests_are_answered_one_at_a_time_and_in_order(scripted: Script
 
 async def test_an_abandoned_request_leaves_the_next_one_its_own_answer(scripted: Scripted) -> None:
     before = descriptors()
-    first = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    first = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     await scripted.asked()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    second = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    second = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     await asyncio.sleep(0.01)
     scripted.answer(pid=1, fds=3)
     await scripted.asked()
@@ -191,7 +198,7 @@ async def test_an_abandoned_request_leaves_the_next_one_its_own_answer(scripted:
 
 
 async def test_closing_it_ends_a_request_that_waits(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None))
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
     await scripted.asked()
     await asyncio.wait_for(scripted.launcher.close(), 5)
     with pytest.raises(SandboxUnavailable):
@@ -258,17 +265,17 @@ async def test_a_zygote_is_there_when_it_says_so() -> None:
     interpreter.close()
 
 
-async def test_a_fork_request_is_a_number_and_descriptors() -> None:
+async def test_a_zygote_s_socket_goes_with_the_request_of_its_sandbox(scripted: Scripted) -> None:
     interpreter = Interpreter(b"\0")
     zygote = await start(interpreter)
     assert interpreter.socket is not None
-    null = os.open(os.devnull, os.O_RDONLY)
-    zygote.fork(65, [null, null])
-    os.close(null)
-    data, fds, _, _ = socket.recv_fds(interpreter.socket, 16, 8)
-    assert (data, len(fds)) == (struct.pack("<I", 65), 2)
-    for fd in fds:
-        os.close(fd)
+    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), zygote, None))
+    _, (sent,) = await scripted.asked_with()
+    os.write(sent, b"fork")
+    assert interpreter.socket.recv(16) == b"fork"
+    os.close(sent)
+    scripted.answer(fds=3)
+    close(await asking)
     zygote.close()
     assert interpreter.socket.recv(1) == b""  # it ends with its socket
     interpreter.close()
@@ -281,13 +288,3 @@ async def test_a_zygote_that_does_not_start_says_why_and_leaves_nothing_open() -
     assert "ImportError" in caught.value.message
     assert caught.value.step == "zygote"
     assert descriptors() == before
-
-
-async def test_a_dead_zygote_is_noticed_when_it_is_asked_to_fork() -> None:
-    interpreter = Interpreter(b"\0")
-    zygote = await start(interpreter)
-    interpreter.close()
-    with pytest.raises(SandboxUnavailable) as caught:
-        zygote.fork(1, ())
-    assert caught.value.step == "zygote"
-    zygote.close()

@@ -236,7 +236,6 @@ async def test_the_limit_of_output_is_the_plan_s_and_a_flood_is_told(init: Init)
     "said",
     [
         frame(Kind.READY),
-        frame(Kind.HELLO),
         frame(Kind.CONTENT, b"x"),
         frame(Kind.CONTENT_END, b"\0\0\0\0"),
         b"?\0\0\0\0",

@@ -16,18 +16,21 @@ What differs from a new interpreter is written down in ``docs/languages.md``.
 """
 
 import atexit
-import ctypes
 import gc
 import importlib
 import os
 import sys
+import time
 import types
+from collections.abc import Callable
+from typing import Any
 
 HERE = "/opt/ahead/python"
 OWN = ("PYTHONPATH", "CE_PRELOAD", "CE_SINGLE")
 MAIN = "/work/main.py"
 WARM: set[str] = set()
-USUAL_JOB = bytearray()  # no arguments, and the environment that is there already
+AT_FORK: list[dict[str, Any]] = []  # what modules want called around a fork
+NOT_AFTER_FORK = {"_after_fork", "_after_at_fork_child_reinit_locks", "_at_fork_reinit"}
 SPECIAL = {"sys", "builtins", "__main__"}
 OBJECTS_MAX = 5000
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, by a class statement above all
@@ -55,23 +58,57 @@ STREAMS = (id(sys.stdout), id(sys.stderr))  # a reference would keep them from t
 
 def warm_up() -> None:
     """Import what programs import; what is missing is not this program's business."""
+    register = os.register_at_fork
+
+    def register_and_tell(**hooks: Any) -> None:
+        AT_FORK.append(hooks)
+        register(**hooks)
+
+    os.register_at_fork = register_and_tell
     for name in os.environ["CE_PRELOAD"].split(","):
         try:
             if name:
                 importlib.import_module(name)
         except ImportError:
             pass
+    os.register_at_fork = register
 
 
-def touch() -> None:
-    """In a child, before its job: what a fork shares wrongly, and a clean ``__main__``."""
-    numpy_random = sys.modules.get("numpy.random")  # random itself reseeds after a fork
-    if numpy_random is not None:
-        numpy_random.seed()
+def after_fork() -> tuple[tuple[Callable[..., Any], Any], ...]:
+    """What a child has to call, in order, as pairs of a function and its argument.
+
+    Not what sets up locks and threads anew (``NOT_AFTER_FORK``): the zygote forks with one thread
+    that holds no lock. Such calls write all over the pages that a child shares with the zygote.
+    """
+    calls: list[tuple[Callable[..., Any], Any]] = []
+    for hook in (hooks.get("after_in_child") for hooks in AT_FORK):
+        of: Any = getattr(hook, "__self__", None)
+        if getattr(hook, "__name__", "") in NOT_AFTER_FORK:
+            continue
+        if type(of).__module__ == "random" and of.gauss_next is None:
+            # What its seed() comes to: a new state, from the system's random numbers.
+            calls.append((sys.modules["_random"].Random.seed, of))
+        elif hook is not None:
+            calls.append((types.MethodType(lambda hook: hook(), hook), None))
+    if "numpy.random" in sys.modules:
+        calls.append((sys.modules["numpy.random"].seed, None))
+    if "logging" in sys.modules:
+        calls.append((restart_clock, sys.modules["logging"]))
+    return tuple(calls)
+
+
+def restart_clock(logging: Any) -> None:
+    """``relativeCreated`` of a log record counts from here."""
+    now = time.time_ns() if isinstance(logging._startTime, int) else time.time()
+    logging._startTime = now
+
+
+def make_room() -> None:
+    """The ``__main__`` of the program: what each child would do first is done once, before."""
     sys.path_hooks.remove(HOOK)
     sys.path.insert(0, "/work")
     main = type(sys)("__main__")  # a new one: the old one is frozen, and would never be collected
-    main.__loader__ = LOADER("__main__", MAIN)
+    main.__loader__ = LOADER
     main.__dict__.update(
         __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
     )
@@ -79,9 +116,7 @@ def touch() -> None:
 
 
 def begin(job: bytes) -> None:
-    """Arguments and environment of the run (``init/init.c``, release)."""
-    if job == USUAL_JOB:  # to look at each variable would copy the pages they are on
-        return
+    """Arguments and environment of the run (``init/job.c``, release), where they are not USUAL."""
     parts = os.fsdecode(job).split("\0")[:-1]
     count = int(parts[0])
     sys.argv[1:] = parts[1 : 1 + count]
@@ -117,7 +152,7 @@ def nothing_to_tear_down() -> bool:
 
     Judged for a small program with the modules that were warm; any other is torn down in full.
     """
-    if not MODULES_UNCHANGED():
+    if not NATIVE.modules_unchanged():
         return False
     objects = gc.get_objects()
     return (
@@ -142,17 +177,17 @@ def spare_the_warm() -> None:
     the zygote is a copy. Nobody sees the difference: these modules hold nothing of the program's.
     """
     kept = [sys.modules.pop(name) for name in WARM if name in sys.modules]
-    INCREF(kept)
+    NATIVE.keep(kept)
 
 
 def vanish() -> None:
     """Remove this module, its directory and its variables; load the system's ``sitecustomize``."""
     for name in OWN:
-        LIBRARY.zygote_forget(name.encode())
+        NATIVE.forget(name)
         os.environ.pop(name, None)
     sys.path.remove(HERE)
     sys.path_importer_cache.pop(HERE, None)
-    del sys.modules["sitecustomize"]
+    del sys.modules["sitecustomize"], sys.modules["zygote"]
     try:
         importlib.import_module("sitecustomize")
     except ImportError:
@@ -172,23 +207,18 @@ def install() -> None:
     warm_up()
     vanish()
     variables = (name + b"=" + value for name, value in os.environb.items())
-    USUAL_JOB.extend(b"".join(part + b"\0" for part in (b"0", *variables)))
+    usual = b"".join(part + b"\0" for part in (b"0", *variables))
     WARM.update(sys.modules)
     WARM.difference_update(SPECIAL)
-    functions = (ctypes.py_object(function) for function in (touch, begin, end))
-    LIBRARY.cpython_setup(*functions, sys.version_info.minor, single)
+    seen = (gc.get_objects, atexit._ncallbacks, tuple(PLAIN), REFERENCE)
+    minor = sys.version_info.minor
+    NATIVE.setup(make_room, begin, end, after_fork(), usual, minor, single, *seen)
     sys.path_hooks.insert(0, HOOK)
     gc.collect()
     gc.freeze()
 
 
-LIBRARY = ctypes.PyDLL(HERE + "/zygote.so")
-HOOK = LIBRARY.cpython_main
-HOOK.argtypes, HOOK.restype = [ctypes.py_object], ctypes.py_object
-MODULES_UNCHANGED = (
-    LIBRARY.cpython_modules_unchanged
-)  # made here: a new object counts as the program's
-INCREF = ctypes.pythonapi.Py_IncRef
-INCREF.argtypes = [ctypes.py_object]
-LOADER = sys.modules["_frozen_importlib_external"].SourceFileLoader
+LOADER = sys.modules["_frozen_importlib_external"].SourceFileLoader("__main__", MAIN)
+NATIVE = importlib.import_module("zygote")
+HOOK = NATIVE.serve_and_run
 install()

@@ -1,7 +1,7 @@
 /* The zygote's native part: CPython.
  *
- * Theory of operation. bootstrap/zygote.py, which CPython imports as sitecustomize, puts
- * cpython_main() into sys.path_hooks. `python3 main.py` asks those hooks about its argument when
+ * Theory of operation. bootstrap/zygote.py, which CPython imports as sitecustomize, imports
+ * this library and puts serve_and_run() into sys.path_hooks. `python3 main.py` asks those hooks about its argument when
  * its own start-up is complete, just before it would open the file, and with no Python frame on
  * the stack. The zygote serves forks in that call. A child goes on in it: it does what CPython's
  * pymain_run_python() does next (run the file as __main__, print what was not caught, find the exit
@@ -14,106 +14,40 @@
  * the exit code must be known in advance. Where leaving early could be observed (other threads
  * still run, a standard stream was replaced) the interpreter finalizes to its end.
  *
- * CPython's headers are not needed: these few functions are in its stable interface, and are
- * resolved in the interpreter that loads this library.
+ * What a fork costs is above all the pages that the child writes to, since each is copied. So
+ * what each child would do alike is done before, and CPython's own calls around a fork are left
+ * out (as_after_a_fork): they make locks and thread states anew that another thread may have held,
+ * and the zygote has one thread, which holds none.
  */
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "capi.h"
+#include "quiet.h"
 #include "zygote.h"
 
-typedef struct object PyObject;
-struct compiler_flags {
-    int flags, feature_version;
-};
-enum { FILE_INPUT = 257, PRINT_RAW = 1, EXIT_NOT_FLUSHED = 120, MODULES_MAX = 4096 };
-
-extern PyObject *PyExc_SystemExit, *PyExc_KeyboardInterrupt;
-extern PyObject _Py_NoneStruct, PyLong_Type;
-extern void PyOS_BeforeFork(void), PyOS_AfterFork_Parent(void), PyOS_AfterFork_Child(void);
-extern PyObject *PyBytes_FromStringAndSize(const char *bytes, ssize_t size);
-extern PyObject *PyObject_CallFunctionObjArgs(PyObject *callable, ...);
-extern PyObject *PyObject_GetAttrString(PyObject *object, const char *name);
-extern PyObject *PyImport_AddModule(const char *name), *PyImport_GetModuleDict(void);
-extern int PyDict_Next(PyObject *dict, ssize_t *at, PyObject **key, PyObject **value);
-extern PyObject *PyModule_GetDict(PyObject *module);
-extern int PyDict_DelItemString(PyObject *dict, const char *key);
-extern int PyDict_SetItemString(PyObject *dict, const char *key, PyObject *value);
-extern PyObject *PyRun_FileExFlags(FILE *file, const char *name, int start, PyObject *globals,
-                                   PyObject *locals, int close, struct compiler_flags *flags);
-extern PyObject *PyErr_Occurred(void);
-extern int PyErr_ExceptionMatches(PyObject *exception);
-extern void PyErr_Fetch(PyObject **type, PyObject **value, PyObject **traceback);
-extern void PyErr_NormalizeException(PyObject **type, PyObject **value, PyObject **traceback);
-extern void PyErr_Restore(PyObject *type, PyObject *value, PyObject *traceback);
-extern void PyErr_Clear(void), PyErr_Print(void);
-extern int PyObject_IsInstance(PyObject *object, PyObject *class);
-extern long PyLong_AsLong(PyObject *number);
-extern PyObject *PySys_GetObject(const char *name);
-extern void PySys_WriteStderr(const char *format, ...);
-extern int PyFile_WriteObject(PyObject *object, PyObject *file, int flags);
-extern void Py_IncRef(PyObject *object), Py_DecRef(PyObject *object);
-extern PyObject *PyCapsule_New(void *pointer, const char *name, void (*destructor)(PyObject *));
-extern void *PyInterpreterState_Get(void);
-extern PyObject *PyInterpreterState_GetDict(void *interpreter);
-extern void Py_LeaveRecursiveCall(void);
-extern int Py_FinalizeEx(void);
+enum { FILE_INPUT = 257, PRINT_RAW = 1, EXIT_NOT_FLUSHED = 120 };
 
 /* What bootstrap/zygote.py gives us; references held for ever. */
 static struct {
-    PyObject *touch; /* () after the fork, while there is time */
-    PyObject *begin; /* (job: bytes): put the run's arguments and environment in place */
-    PyObject *end;   /* () -> how much of the interpreter's end is needed, enum rest */
-    int minor;       /* of the interpreter's version */
-    int single;      /* it is in its sandbox already and serves one run itself, without a fork */
+    PyObject *make_room; /* () before any fork: the program's __main__ */
+    PyObject *begin;     /* (job: bytes): put the run's arguments and environment in place */
+    PyObject *end;       /* () -> how much of the interpreter's end is needed, enum rest */
+    PyObject *after;     /* pairs of a function and its argument or None, to call after a fork */
+    PyObject *thread;    /* threading's main thread, or NULL */
+    char *usual;         /* the job that needs no begin() */
+    ssize_t usual_size;
+    int minor;           /* of the interpreter's version */
+    int single;          /* it is in its sandbox already and serves one run itself, without a fork */
 } python;
-/* sys.modules when the zygote was warm, in its order: compared by address, since to count a
- * reference in each key would copy half of the pages that are shared with the zygote. */
-static struct {
-    PyObject *name, *module;
-} warm[MODULES_MAX];
-static size_t warm_count;
 static struct stat streams[3];
 static PyObject *standard[2]; /* sys.stdout and sys.stderr */
 static int exit_code;
-
-void cpython_setup(PyObject *touch, PyObject *begin, PyObject *end, int minor, int single)
-{
-    python.touch = touch;
-    python.begin = begin;
-    python.end = end;
-    python.minor = minor;
-    python.single = single;
-    Py_IncRef(touch);
-    Py_IncRef(begin);
-    Py_IncRef(end);
-}
-
-static void remember_modules(void)
-{
-    ssize_t at = 0;
-    warm_count = 0;
-    while (warm_count < MODULES_MAX && PyDict_Next(PyImport_GetModuleDict(), &at,
-                                                   &warm[warm_count].name, &warm[warm_count].module))
-        warm_count++;
-}
-
-/* Whether sys.modules holds what it held then and nothing else, but for another __main__. */
-int cpython_modules_unchanged(void)
-{
-    ssize_t at = 0;
-    size_t i = 0;
-    PyObject *name, *module, *main = PyImport_AddModule("__main__");
-    while (PyDict_Next(PyImport_GetModuleDict(), &at, &name, &module)) {
-        if (i == warm_count || name != warm[i].name || (module != warm[i].module && module != main))
-            return 0;
-        i++;
-    }
-    return i == warm_count;
-}
 
 static _Noreturn void give_up(void)
 {
@@ -127,6 +61,10 @@ static void flush(PyObject *file)
     PyObject *result = method ? PyObject_CallFunctionObjArgs(method, NULL) : NULL;
     if (!result)
         PyErr_Clear();
+    else
+        Py_DecRef(result);
+    if (method) /* it holds the file */
+        Py_DecRef(method);
 }
 
 /* sys.stderr.flush(), sys.stdout.flush(), as CPython does when it has run a file. */
@@ -174,6 +112,23 @@ static int system_exit(void)
     if (traceback)
         Py_DecRef(traceback);
     return result;
+}
+
+/* Play a program that does nothing: what the first one would look up and lay out is there then,
+ * and is not written to pages of each child. */
+static void rehearse(void)
+{
+    static const char PROGRAM[] = "print(end='')\n";
+    PyObject *dict = PyModule_GetDict(PyImport_AddModule("__main__"));
+    struct compiler_flags flags = {0, python.minor};
+    FILE *file = fmemopen((char *)(uintptr_t)PROGRAM, sizeof PROGRAM - 1, "rb");
+    PyObject *result =
+        file ? PyRun_FileExFlags(file, "/work/main.py", FILE_INPUT, dict, dict, 1, &flags) : NULL;
+    if (result)
+        Py_DecRef(result);
+    PyErr_Clear();
+    flush_io();
+    (void)quiet_end();
 }
 
 /* Run /work/main.py as __main__; its exit code, or -SIGINT for an interrupt nobody caught. */
@@ -244,6 +199,8 @@ enum rest {
 /* Joins threads and calls atexit functions (Py_FinalizeEx() finds both done), and asks. */
 static enum rest rest_needed(void)
 {
+    if (streams_untouched() && quiet_end())
+        return NOTHING;
     PyObject *answer = PyObject_CallFunctionObjArgs(python.end, NULL);
     if (!answer) {
         PyErr_Clear();
@@ -295,33 +252,132 @@ static void call(PyObject *callable, PyObject *argument)
     Py_DecRef(result);
 }
 
-/* The path hook. Never returns: the zygote serves in it, and a child ends in it. */
-PyObject *cpython_main(PyObject *path)
+/* In a child: what a program could find unlike a new process. */
+static void as_new_process(void)
 {
-    static const struct hooks HOOKS = {
-        PyOS_BeforeFork,
-        PyOS_AfterFork_Parent,
-        PyOS_AfterFork_Child,
-    };
+    for (ssize_t i = 0; i < PyTuple_Size(python.after); i++) {
+        PyObject *pair = PyTuple_GetItem(python.after, i);
+        PyObject *argument = PyTuple_GetItem(pair, 1);
+        call(PyTuple_GetItem(pair, 0), argument == &_Py_NoneStruct ? NULL : argument);
+    }
+    PyObject *number = python.thread ? PyLong_FromLong(gettid()) : NULL;
+    if (number && PyObject_SetAttrString(python.thread, "_native_id", number) < 0)
+        give_up();
+    if (number)
+        Py_DecRef(number);
+}
+
+static void with_threads(void)
+{
+    PyOS_AfterFork_Child();
+    as_new_process();
+}
+
+static void nothing(void)
+{
+}
+
+/* A fork of an interpreter with one thread is whole as it is. */
+static int serve(void)
+{
+    static const struct hooks ONE_THREAD = {nothing, nothing, as_new_process};
+    static const struct hooks THREADS = {PyOS_BeforeFork, PyOS_AfterFork_Parent, with_threads};
+    void *first = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    return zygote_serve(PyThreadState_Next(first) ? &THREADS : &ONE_THREAD);
+}
+
+static void take_job(void)
+{
     char *job;
+    size_t size = zygote_await(&job);
+    if (size != (size_t)python.usual_size || memcmp(job, python.usual, size)) {
+        PyObject *bytes = PyBytes_FromStringAndSize(job, (ssize_t)size);
+        if (!bytes)
+            give_up();
+        call(python.begin, bytes);
+        Py_DecRef(bytes);
+    }
+    free(job);
+}
+
+/* The path hook. Never returns: the zygote serves in it, and a child ends in it. */
+static PyObject *serve_and_run(PyObject *self, PyObject *path)
+{
+    (void)self;
     (void)path;
-    remember_modules(); /* only now: importing puts a module at the end once more when it is done */
-    if (!python.single && zygote_serve(&HOOKS) < 0) {
+    call(python.make_room, NULL);
+    quiet_remember(); /* only now: importing puts a module at the end once more when it is done */
+    rehearse();
+    if (!python.single && serve() < 0) {
         fputs("zygote: cannot serve\n", stderr);
         _exit(1);
     }
-    call(python.touch, NULL);
-    size_t size = zygote_await(&job);
-    PyObject *bytes = PyBytes_FromStringAndSize(job, (ssize_t)size);
-    free(job);
-    if (!bytes)
-        give_up();
-    call(python.begin, bytes);
-    Py_DecRef(bytes);
+    rehearse();
+    take_job();
     /* This call of a hook counts as one level of recursion; the program is to have them all. */
     Py_LeaveRecursiveCall();
     for (int fd = 0; fd < 3; fd++)
         if (fstat(fd, &streams[fd]) < 0)
             give_up();
     finalize(run_file());
+}
+
+/* (make_room, begin, end, after, usual, minor, single, objects, callbacks, plain, reference) */
+static PyObject *setup(PyObject *self, PyObject *arguments)
+{
+    PyObject *usual, *objects, *callbacks, *plain, *reference;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "OOOOOiiOOOO", &python.make_room, &python.begin, &python.end,
+                          &python.after, &usual, &python.minor, &python.single, &objects,
+                          &callbacks, &plain, &reference) ||
+        PyBytes_AsStringAndSize(usual, &python.usual, &python.usual_size) < 0)
+        return NULL;
+    PyObject *threading = PyDict_GetItemString(PyImport_GetModuleDict(), "threading");
+    if (threading)
+        python.thread = PyDict_GetItemString(PyModule_GetDict(threading), "_main_thread");
+    if (python.thread)
+        Py_IncRef(python.thread);
+    Py_IncRef(arguments); /* and so all of them, for ever */
+    quiet_setup(objects, callbacks, plain, reference);
+    return Py_BuildValue("");
+}
+
+static PyObject *keep(PyObject *self, PyObject *object)
+{
+    (void)self;
+    Py_IncRef(object);
+    return Py_BuildValue("");
+}
+
+static PyObject *modules_unchanged(PyObject *self, PyObject *nothing_given)
+{
+    (void)self;
+    (void)nothing_given;
+    return PyLong_FromLong(quiet_modules());
+}
+
+static PyObject *forget(PyObject *self, PyObject *arguments)
+{
+    const char *name;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "s", &name))
+        return NULL;
+    zygote_forget(name);
+    return Py_BuildValue("");
+}
+
+/* `import zygote`, by bootstrap/zygote.py. */
+PyObject *PyInit_zygote(void)
+{
+    static const struct method METHODS[] = {
+        {"setup", setup, TAKES_ARGUMENTS, NULL},
+        {"serve_and_run", serve_and_run, TAKES_ONE, NULL},
+        {"keep", keep, TAKES_ONE, NULL},
+        {"modules_unchanged", modules_unchanged, TAKES_NOTHING, NULL},
+        {"forget", forget, TAKES_ARGUMENTS, NULL},
+        {NULL, NULL, 0, NULL},
+    };
+    static struct module module = {
+        .base = {.head = {.references = 1}}, .name = "zygote", .size = -1, .methods = METHODS};
+    return PyModule_Create2(&module, STABLE_INTERFACE);
 }

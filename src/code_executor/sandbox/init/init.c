@@ -5,7 +5,7 @@
  * host, output of the program, room in the program's standard input, the death of a child, and,
  * when a zygote outside forked the program, the zygote's word that it ended.
  *
- *     setup ── HELLO (zygote only: the program's pipe ends) ── READY
+ *     setup ── (the zygote is asked for a child, or an interpreter started ahead) ── READY
  *       │
  *     FILE DATA … STDIN …            staging, before the first program only
  *       │
@@ -27,12 +27,14 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "program.h"
 #include "proto.h"
 #include "stage.h"
 #include "state.h"
+#include "zygote.h"
 
 _Noreturn void fail(struct init *s, const char *step)
 {
@@ -53,18 +55,39 @@ void must_send(int result)
         leave();
 }
 
+/* Ask for a child that becomes the program here: what zygote.c receives, in its order. Nobody but
+ * init is in the sandbox yet, and what it asks with is closed before the child can be. */
+static const char *ask_zygote(const struct sandbox *box, struct far_ends *far)
+{
+    int fds[ZYGOTE_FDS_MAX] = {(int)syscall(SYS_pidfd_open, getpid(), 0), far->in, far->out,
+                               far->err, far->go, far->ending};
+    memcpy(fds + ZYGOTE_FIXED_FDS, box->procs, box->proc_count * sizeof(int));
+    struct pollfd polled = {box->zygote, POLLOUT, 0};
+    int sent;
+    while ((sent = send_fds(box->zygote, &box->processes, sizeof box->processes, fds,
+                            ZYGOTE_FIXED_FDS + box->proc_count)) < 0 &&
+           errno == EAGAIN && poll(&polled, 1, -1) > 0)
+        continue;
+    int saved = errno;
+    close(fds[0]);
+    close(box->zygote);
+    for (size_t i = 0; i < box->proc_count; i++)
+        close(box->procs[i]);
+    far_close(far);
+    errno = saved;
+    return sent < 0 ? "zygote" : NULL;
+}
+
 static void start_warm(struct init *s)
 {
     struct far_ends far;
     int zygote = s->sandbox->warm == WARM_ZYGOTE;
     const char *failed = program_pipes(&s->program, &far, 1, zygote);
+    if (!failed && zygote)
+        failed = ask_zygote(s->sandbox, &far);
     if (failed)
         fail(s, failed);
-    if (zygote) {
-        int fds[] = {far.in, far.out, far.err, far.go, far.ending};
-        must_send(send_frame_fds(s->control, FRAME_HELLO, fds, 5));
-        far_close(&far);
-    } else {
+    if (!zygote) {
         /* A blank, because an interpreter that looks at its first line would find an empty
          * program finished; staging truncates it, and nobody has read further. */
         int source = stage_open(s->sandbox->source, 0644);

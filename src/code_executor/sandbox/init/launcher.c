@@ -5,8 +5,9 @@
  * over a SOCK_SEQPACKET socket: one request, one answer, in order.
  *
  *   'S'  enter the sandbox's network namespace (network.h), clone its PID 1 into fresh ones of all
- *        other kinds, write its id maps, move it into the run's cgroups (their cgroup.procs come
- *        with the request, a network namespace to use again after them), let it go. The answer
+ *        other kinds, write its id maps, move it into the run's cgroups, let it go. With the
+ *        request come their cgroup.procs, then the command socket of the zygote that is to fork
+ *        into it (init asks, and lets go of it), then a network namespace to use again. The answer
  *        carries the control channel, a pidfd and the network namespace.
  *   'Z'  fork and exec a zygote, which sees the same root. The answer carries a pidfd.
  *
@@ -37,7 +38,7 @@
 #include "proto.h"
 #include "signals.h"
 
-enum { COMMAND_FD = 3, FILTER_FD = 4, REQUEST_MAX = 128 * 1024, FDS_MAX = 8, STRINGS_MAX = 1024 };
+enum { COMMAND_FD = 3, FILTER_FD = 4, CHILD_FDS = 5, REQUEST_MAX = 128 * 1024, FDS_MAX = 8, STRINGS_MAX = 1024 };
 
 struct request {
     uint8_t *bytes;
@@ -157,23 +158,40 @@ static int write_map(pid_t pid, const char *name, const struct sandbox *box)
     return write_file(path, map);
 }
 
-static int join_cgroups(pid_t pid, const struct request *r)
+static int join_cgroups(pid_t pid, const struct request *r, const struct sandbox *box)
 {
     char text[16];
     int size = snprintf(text, sizeof text, "%d", pid);
-    for (size_t i = 0; i < r->fd_count; i++)
+    for (size_t i = 0; i < box->proc_count; i++)
         if (write(r->fds[i], text, (size_t)size) != size)
             return -1;
     return 0;
 }
 
-static _Noreturn void sandbox_child(int control, int gate, const struct sandbox *box,
-                                    const struct filter *filter)
+/* What init asks the zygote with, moved to CHILD_FDS and after; the first descriptor behind it. */
+static unsigned keep_for_zygote(struct sandbox *box, const int *fds)
+{
+    int high[FDS_MAX], kept = CHILD_FDS;
+    if (box->warm != WARM_ZYGOTE)
+        return CHILD_FDS;
+    for (size_t i = 0; i <= box->proc_count; i++)
+        high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 32);
+    for (size_t i = 0; i <= box->proc_count; i++, kept++) {
+        if (dup3(high[i], kept, O_CLOEXEC) < 0)
+            _exit(1);
+        *(i < box->proc_count ? &box->procs[i] : &box->zygote) = kept;
+    }
+    return (unsigned)kept;
+}
+
+static _Noreturn void sandbox_child(int control, int gate, const struct request *r,
+                                    struct sandbox *box, const struct filter *filter)
 {
     uint8_t go;
     struct sigaction plain = {.sa_handler = SIG_DFL};
     if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(control, 3, O_CLOEXEC) < 0 ||
-        dup3(gate, 4, O_CLOEXEC) < 0 || syscall(SYS_close_range, 5U, FD_LAST, 0) < 0)
+        dup3(gate, 4, O_CLOEXEC) < 0 ||
+        syscall(SYS_close_range, keep_for_zygote(box, r->fds), FD_LAST, 0) < 0)
         _exit(1);
     if (read(4, &go, 1) != 1)
         _exit(1);
@@ -208,12 +226,12 @@ static const char *admit(pid_t pid, const struct request *r, const struct sandbo
         return "uid map";
     if (write_map(pid, "gid_map", box) < 0)
         return "gid map";
-    if (join_cgroups(pid, r) < 0)
+    if (join_cgroups(pid, r, box) < 0)
         return "join cgroups";
     return write(gate, "", 1) == 1 ? NULL : "gate";
 }
 
-static void launch(struct request *r, const struct sandbox *box, const struct filter *filter,
+static void launch(struct request *r, struct sandbox *box, const struct filter *filter,
                    struct answer *a)
 {
     int control[2], gate[2], pidfd = -1;
@@ -235,7 +253,7 @@ static void launch(struct request *r, const struct sandbox *box, const struct fi
     }
     a->pid = clone_sandbox(box->init_uid, &pidfd);
     if (a->pid == 0)
-        sandbox_child(control[1], gate[0], box, filter);
+        sandbox_child(control[1], gate[0], r, box, filter);
     close(control[1]);
     close(gate[0]);
     if (a->pid > 0)
@@ -259,8 +277,10 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
     box.argv = take_strings(c, STRINGS_MAX);
     box.env = take_strings(c, STRINGS_MAX);
     errno = EPROTO;
+    size_t others = (size_t)(box.networked != 0) + (size_t)(box.warm == WARM_ZYGOTE);
+    box.proc_count = r->fd_count - others;
     if (c->bad || c->left || box.warm > WARM_ZYGOTE || (box.warm == WARM_EXEC && !box.argv[0]) ||
-        (box.networked && r->fd_count == 0))
+        r->fd_count < others || box.proc_count > PROCS_MAX)
         refuse(a, "request");
     else
         launch(r, &box, filter, a);

@@ -212,16 +212,15 @@ int send_frame(int fd, uint8_t type, const void *payload, size_t size)
     return send_frame2(fd, type, payload, size, NULL, 0);
 }
 
-int send_frame_fds(int fd, uint8_t type, const int *fds, size_t count)
+int send_fds(int fd, const void *bytes, size_t size, const int *fds, size_t count)
 {
-    uint8_t header[HEADER_SIZE] = {type};
-    struct iovec part = {header, sizeof header};
+    struct iovec part = {(void *)(uintptr_t)bytes, size};
     union {
-        char space[CMSG_SPACE(8 * sizeof(int))];
+        char space[CMSG_SPACE(SENT_FDS_MAX * sizeof(int))];
         struct cmsghdr align;
     } control;
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (count > 8) {
+    if (count > SENT_FDS_MAX) {
         errno = EINVAL;
         return -1;
     }
@@ -233,7 +232,7 @@ int send_frame_fds(int fd, uint8_t type, const int *fds, size_t count)
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(count * sizeof(int));
     memcpy(CMSG_DATA(c), fds, count * sizeof(int));
-    return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)sizeof header ? 0 : -1;
+    return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
 }
 
 int receive_frame(int fd, uint8_t *type, uint8_t **payload, uint32_t *size)

@@ -22,7 +22,6 @@ enum {
     FRAME_GET = 'G',
     FRAME_BUILT = 'T',
     /* init to host */
-    FRAME_HELLO = 'H',
     FRAME_READY = 'R',
     FRAME_BEGAN = 'B',
     FRAME_STDOUT = 'O',
@@ -39,6 +38,7 @@ enum {
     HEADER_SIZE = 5,
     PAYLOAD_IN_MAX = 4 * 1024 * 1024, /* host to init */
     PAYLOAD_OUT_MAX = 64 * 1024,      /* init to host */
+    SENT_FDS_MAX = 12,
 };
 
 /* A payload being read: every take_* checks what is left and sets `bad` past the end. */
@@ -70,8 +70,8 @@ int send_frame(int fd, uint8_t type, const void *payload, size_t size);
 /* Between these two, frames are gathered while they are few and small, and sent together. */
 void hold_frames(void);
 int release_frames(int fd);
-/* Send one frame with file descriptors attached to its first byte. */
-int send_frame_fds(int fd, uint8_t type, const int *fds, size_t count);
+/* Send bytes with file descriptors attached, at most SENT_FDS_MAX. 0, or -1 with errno. */
+int send_fds(int fd, const void *bytes, size_t size, const int *fds, size_t count);
 /* Receive one frame; the payload is malloc'ed. 0 at an orderly end, -1 with errno, else 1. */
 int receive_frame(int fd, uint8_t *type, uint8_t **payload, uint32_t *size);
 

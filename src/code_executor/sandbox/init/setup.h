@@ -2,7 +2,10 @@
 #ifndef CE_SETUP_H
 #define CE_SETUP_H
 
+#include <stddef.h>
 #include <stdint.h>
+
+enum { PROCS_MAX = 6 };
 
 struct sandbox {
     uint32_t init_uid, program_uid; /* outside; inside they are 0 and PROGRAM_UID */
@@ -13,6 +16,9 @@ struct sandbox {
     uint8_t networked;              /* a network namespace to use again came with the request */
     char *source;                   /* created empty before that: some open it at their start */
     char **argv, **env;             /* of the interpreter to start ahead (WARM_EXEC) */
+    int zygote;                     /* the command socket of the zygote (WARM_ZYGOTE) */
+    int procs[PROCS_MAX];           /* cgroup.procs of the run's cgroups, for the zygote's child */
+    size_t proc_count;
 };
 
 enum warm {

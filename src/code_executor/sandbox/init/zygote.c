@@ -2,10 +2,9 @@
  *
  * Theory of operation. The interpreter (any that can fork and load a library; today CPython)
  * stops before it opens the program's file and calls zygote_serve(). There the parent stays for
- * good: it receives fork requests of the service (SOCK_SEQPACKET on descriptor 3: the
- * RLIMIT_NPROC, and as descriptors init's pidfd, the program's standard streams, its go socket,
- * the pipe on which init learns of its end, and the run's cgroup.procs files), points its children
- * at the sandbox's pid namespace, forks once, and reaps. Only a child returns: it has joined the
+ * good: it receives fork requests of sandboxes' inits (zygote.h; SOCK_SEQPACKET on descriptor 3, to
+ * which each init has the other end until it has asked), points its children at the sandbox's pid
+ * namespace, forks once, and reaps. Only a child returns: it has joined the
  * run's cgroups and namespaces and has become the program (become.h); nothing is left to it of the
  * zygote but the interpreter's memory. zygote_await() then waits for the job.
  *
@@ -19,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -29,7 +29,12 @@
 #include "program.h"
 #include "zygote.h"
 
-enum { COMMAND_FD = 3, FILTER_FD = 4, GO_FD = 3, FIXED_FDS = 6, FDS_MAX = 16, CHILDREN_MAX = 4096 };
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+static const uintptr_t HUGE = 2U << 20;
+enum { COMMAND_FD = 3, FILTER_FD = 4, GO_FD = 3, CHILDREN_MAX = 4096 };
 enum { FD_PIDFD, FD_IN, FD_OUT, FD_ERR, FD_GO, FD_ENDING };
 
 static struct {
@@ -50,7 +55,7 @@ static void close_all(const int *fds, size_t count)
 static int receive(uint32_t *processes, int *fds)
 {
     union {
-        char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+        char space[CMSG_SPACE(ZYGOTE_FDS_MAX * sizeof(int))];
         struct cmsghdr align;
     } control;
     struct iovec part = {processes, sizeof *processes};
@@ -72,7 +77,7 @@ static int receive(uint32_t *processes, int *fds)
 
 static const char *join(const int *fds, int count)
 {
-    for (int i = FIXED_FDS; i < count; i++)
+    for (int i = ZYGOTE_FIXED_FDS; i < count; i++)
         if (write(fds[i], "0", 1) != 1)
             return "join cgroups";
     if (setns(fds[FD_PIDFD], CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
@@ -161,8 +166,31 @@ static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fd
     else
         close(fds[FD_ENDING]);
     close_all(fds, FD_ENDING);
-    close_all(fds + FIXED_FDS, (size_t)(count - FIXED_FDS));
+    close_all(fds + ZYGOTE_FIXED_FDS, (size_t)(count - ZYGOTE_FIXED_FDS));
     return 0;
+}
+
+static void collapse_range(uintptr_t start, uintptr_t end)
+{
+    for (start = (start + HUGE - 1) & ~(HUGE - 1); start + HUGE <= end; start += HUGE)
+        if (madvise((void *)start, HUGE, MADV_COLLAPSE) < 0 && errno == EINVAL)
+            return; /* a kernel before 6.1, or one without huge pages */
+}
+
+/* Put the interpreter's memory into huge pages where it fills them: a fork copies one entry of the
+ * page table for each instead of 512, and the end of the child lets go of one. What a child writes
+ * to is still copied by the 4 KiB. */
+static void collapse_memory(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[512], mode[8];
+    unsigned long start, end, file;
+    while (maps && fgets(line, sizeof line, maps))
+        if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, mode, &file) == 4 && file == 0 &&
+            strcmp(mode, "rw-p") == 0)
+            collapse_range(start, end);
+    if (maps)
+        fclose(maps);
 }
 
 static int prepare(void)
@@ -173,6 +201,7 @@ static int prepare(void)
     signal(SIGPIPE, SIG_IGN);
     if (filter_read(FILTER_FD, &filter) < 0 || sigprocmask(SIG_BLOCK, &child, NULL) < 0)
         return -1;
+    collapse_memory();
     deaths = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     /* Tell the service that this interpreter is warm. */
     return deaths < 0 || send(COMMAND_FD, "", 1, MSG_NOSIGNAL) != 1 ? -1 : 0;
@@ -200,11 +229,11 @@ int zygote_serve(const struct hooks *hooks)
         if (!polled[0].revents)
             continue;
         uint32_t processes;
-        int fds[FDS_MAX];
+        int fds[ZYGOTE_FDS_MAX];
         int count = receive(&processes, fds);
         if (count < 0)
             _exit(0);
-        if (count < FIXED_FDS)
+        if (count < ZYGOTE_FIXED_FDS)
             close_all(fds, (size_t)count);
         else if (fork_one(hooks, processes, fds, count))
             return 0;

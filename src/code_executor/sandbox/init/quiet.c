@@ -1,0 +1,140 @@
+/* Theory of operation. Most programs leave nothing behind that a finalizing interpreter would call:
+ * no thread, no atexit function, no module, no object with a finalizer. To find that out in Python
+ * costs more pages copied than the program itself, so it is found out here, by reading. What is
+ * compared was remembered in the zygote; objects that were there then are frozen, and what the
+ * collector lists besides is the program's.
+ *
+ * Whatever is not plain is left to end() of bootstrap/zygote.py, which judges it closely.
+ */
+#include "quiet.h"
+
+enum { MODULES_MAX = 4096, PLAIN_MAX = 256, OBJECTS_MAX = 5000 };
+
+/* References held for ever. */
+static struct {
+    PyObject *objects;   /* gc.get_objects */
+    PyObject *callbacks; /* atexit._ncallbacks */
+    PyObject *plain[PLAIN_MAX]; /* types whose end cannot be noticed */
+    size_t plain_count;
+    PyObject *reference; /* weakref.ref: not to be noticed when it has no callback */
+    int usable;
+} python;
+/* sys.modules when the zygote was warm, in its order: compared by address, since to count a
+ * reference in each key would copy half of the pages that are shared with the zygote. */
+static struct {
+    PyObject *name, *module;
+} warm[MODULES_MAX];
+static size_t warm_count;
+static PyObject *out, *err; /* sys.stdout and sys.stderr, not kept from their end */
+static struct {
+    PyObject *variables, *shutdown, *atexits;
+} threading;
+
+void quiet_setup(PyObject *objects, PyObject *callbacks, PyObject *plain, PyObject *reference)
+{
+    ssize_t count = PyTuple_Size(plain);
+    python.objects = objects;
+    python.callbacks = callbacks;
+    python.reference = reference;
+    Py_IncRef(objects);
+    Py_IncRef(callbacks);
+    Py_IncRef(reference);
+    Py_IncRef(plain);
+    for (ssize_t i = 0; i < count && i < PLAIN_MAX; i++)
+        if ((python.plain[python.plain_count] = PyTuple_GetItem(plain, i)) != reference)
+            python.plain_count++;
+    /* A build whose objects begin otherwise (free threading, debugging) fails this. */
+    python.usable = reference->type == &PyType_Type && PyType_Type.type == &PyType_Type;
+}
+
+static void remember_threading(void)
+{
+    PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), "threading");
+    threading.variables = module ? PyModule_GetDict(module) : NULL;
+    if (!threading.variables)
+        return;
+    threading.shutdown = PyDict_GetItemString(threading.variables, "_shutdown");
+    threading.atexits = PyDict_GetItemString(threading.variables, "_threading_atexits");
+}
+
+void quiet_remember(void)
+{
+    ssize_t at = 0;
+    warm_count = 0;
+    while (warm_count < MODULES_MAX && PyDict_Next(PyImport_GetModuleDict(), &at,
+                                                   &warm[warm_count].name, &warm[warm_count].module))
+        warm_count++;
+    out = PySys_GetObject("stdout");
+    err = PySys_GetObject("stderr");
+    remember_threading();
+}
+
+int quiet_modules(void)
+{
+    ssize_t at = 0;
+    size_t i = 0;
+    PyObject *name, *module, *main = PyImport_AddModule("__main__");
+    while (PyDict_Next(PyImport_GetModuleDict(), &at, &name, &module)) {
+        if (i == warm_count || name != warm[i].name || (module != warm[i].module && module != main))
+            return 0;
+        i++;
+    }
+    return i == warm_count;
+}
+
+/* One thread, none that ended unjoined, and nothing put where threads are waited for. */
+static int no_threads(void)
+{
+    void *first = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    if (PyThreadState_Next(first))
+        return 0;
+    if (!threading.variables)
+        return 1;
+    return threading.shutdown && threading.atexits && PyList_Size(threading.atexits) == 0 &&
+           PyDict_GetItemString(threading.variables, "_shutdown") == threading.shutdown &&
+           PyDict_GetItemString(threading.variables, "_threading_atexits") == threading.atexits;
+}
+
+static int no_callbacks(void)
+{
+    PyObject *count = PyObject_CallFunctionObjArgs(python.callbacks, NULL);
+    long number = count ? PyLong_AsLong(count) : -1;
+    if (count)
+        Py_DecRef(count);
+    return number == 0;
+}
+
+static int is_plain(PyObject *object)
+{
+    if (object->type == python.reference) {
+        PyObject *callback = PyObject_GetAttrString(object, "__callback__");
+        if (callback)
+            Py_DecRef(callback);
+        return callback == &_Py_NoneStruct;
+    }
+    for (size_t i = 0; i < python.plain_count; i++)
+        if (object->type == python.plain[i])
+            return 1;
+    return 0;
+}
+
+static int plain_objects(void)
+{
+    PyObject *objects = PyObject_CallFunctionObjArgs(python.objects, NULL);
+    ssize_t count = objects ? PyList_Size(objects) : OBJECTS_MAX;
+    int plain = count < OBJECTS_MAX;
+    for (ssize_t i = 0; plain && i < count; i++)
+        plain = is_plain(PyList_GetItem(objects, i));
+    if (objects)
+        Py_DecRef(objects);
+    return plain;
+}
+
+int quiet_end(void)
+{
+    int quiet = python.usable && PySys_GetObject("stdout") == out &&
+                PySys_GetObject("stderr") == err && quiet_modules() && no_threads() &&
+                no_callbacks() && plain_objects();
+    PyErr_Clear();
+    return quiet;
+}

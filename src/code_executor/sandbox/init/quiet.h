@@ -1,0 +1,17 @@
+/* Whether a program has left anything that could notice the end of its interpreter. */
+#ifndef CE_QUIET_H
+#define CE_QUIET_H
+
+#include "capi.h"
+
+/* gc.get_objects, atexit._ncallbacks, a tuple of types whose end cannot be noticed, weakref.ref. */
+void quiet_setup(PyObject *objects, PyObject *callbacks, PyObject *plain, PyObject *reference);
+/* Whether sys.modules holds what it held when it was remembered, but for another __main__. */
+int quiet_modules(void);
+/* Remember what is there before the program; call once all that is to be warm is loaded. */
+void quiet_remember(void);
+/* Whether nothing of a program's could notice that the interpreter's end is left out, as far as that
+ * is seen at a glance; 0 means: look closer. Calls nothing of the program's. */
+int quiet_end(void);
+
+#endif
