@@ -12,6 +12,8 @@ import pytest
 from code_executor.ports import Backend
 from code_executor.sandbox.conformance.bench import python
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
+
 LOOK = """
 import os
 for name in sorted(("dev", "snmp", "snmp6", "netstat", "tcp", "tcp6", "udp", "udp6", "raw", "unix",
