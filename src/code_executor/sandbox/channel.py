@@ -17,6 +17,14 @@ from code_executor.sandbox.frames import Decoder, Kind, ProtocolError
 READ_SIZE = 256 * 1024
 
 
+def _ignore_frame(kind: Kind, payload: bytes) -> None:
+    """What a closed channel calls."""
+
+
+def _ignore_close(reason: Exception | None) -> None:
+    """What a closed channel calls."""
+
+
 class Channel:
     """Frames to and from one init.
 
@@ -98,4 +106,8 @@ class Channel:
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        self._on_close(reason)
+        on_close = self._on_close
+        # Its owner owns it: without a way back, both go when nobody needs them any more, and the
+        # collector has nothing to find.
+        self._on_frame, self._on_close = _ignore_frame, _ignore_close
+        on_close(reason)

@@ -147,7 +147,8 @@ class Launcher:
             fds.append(network)
         packet = request.encode(networked=network is not None)
         pid, (taken, control, pidfd) = await self._request(packet, fds)
-        return Spawned(pid, taken, socket.socket(fileno=control), pidfd)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, control)
+        return Spawned(pid, taken, channel, pidfd)
 
     async def zygote(self, argv: Sequence[str], env: Sequence[str], fds: Sequence[int]) -> int:
         """Fork and exec a zygote; ``fds``: its command socket and standard streams. Its pidfd."""

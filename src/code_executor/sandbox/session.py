@@ -138,6 +138,7 @@ class Session:
     def close(self) -> None:
         """Let init go. Idempotent."""
         self._channel.close()
+        self.on_began = self.on_ended = self.on_flood = _nothing  # they hold who holds this
         if self._answer.done() and not self._answer.cancelled():
             self._answer.exception()  # perhaps nobody waits for it any more
 
