@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 
 from code_executor.errors import SandboxUnavailable
@@ -21,7 +20,7 @@ from code_executor.sandbox.launcher import (
     Spawned,
     Zygote,
 )
-from code_executor.sandbox.running import RunsPlans
+from code_executor.sandbox.running import RunsPlans, until_empty
 from code_executor.sandbox.session import Session, failed_step
 
 PREPARE_TIMEOUT_S = 20.0
@@ -126,15 +125,8 @@ class NativeSandbox(RunsPlans):
         self._spawned = None
 
     async def _leave_group(self) -> bool:
-        """The cgroup empties a moment after the last process is reaped."""
-        deadline = time.monotonic() + REMOVE_TIMEOUT_S
-        pause = 0.001
-        while not self.group.empty():
-            if time.monotonic() > deadline:
-                return False
-            self.group.kill()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.1)
+        if not await until_empty(self.group, REMOVE_TIMEOUT_S):
+            return False
         return self.group.recycle() or await asyncio.to_thread(self.group.remove)
 
 
