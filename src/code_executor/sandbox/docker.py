@@ -43,8 +43,9 @@ from code_executor.sandbox.group import Mounts
 log = structlog.get_logger(__name__)
 
 INIT_LABEL = "code-executor.init"
-INIT_VERSION = "1"
-"""What an image's label must say for its own init to be used: the frames it speaks."""
+INIT_VERSION = "2"
+"""What an image's label must say for its own init to be used: the frames it speaks, and how the
+bootstraps beside it are started."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 UNBOUNDED_SOCKETS = (
     "what waits in sockets has no limit: cgroup v1, whose files cannot be written here"
