@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from tests.security import posture
 from tests.security.posture import Posture
 
@@ -27,7 +28,7 @@ async def observe(backend: Backend, env: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(params=[WARM, COLD], ids=["warm", "cold"])
+@pytest_asyncio.fixture(loop_scope="session", params=[WARM, COLD], ids=["warm", "cold"])
 async def seen(each_backend: Backend, request: pytest.FixtureRequest) -> dict[str, Any]:
     """What a program observed about itself, in a warm interpreter or one started anew."""
     found = await observe(each_backend, request.param)
