@@ -1,7 +1,9 @@
-"""What the groups of tests share: logging left as it was; one native backend, started once.
+"""What the groups of tests share: logging left as it was; each backend, started once.
 
 A host on which the sandbox cannot be started fails these tests: a skipped promise is not a kept
-one. ``WITHOUT_SANDBOX=1`` turns the failures into skips, for work on everything else.
+one. ``WITHOUT_SANDBOX=1`` turns the failures into skips, for work on everything else. The other
+backends need what not every host has: where that is missing their tests are skipped, unless
+``CODE_EXECUTOR_MUST_RUN`` names them.
 """
 
 from __future__ import annotations
@@ -103,6 +105,46 @@ async def running_docker(
         yield backend
     finally:
         await backend.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def runc(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    """The OCI backend with runc."""
+    async with running_oci("runc", tmp_path_factory.mktemp("runc")) as backend:
+        yield backend
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def gvisor(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    """The OCI backend with gVisor."""
+    async with running_oci("gvisor", tmp_path_factory.mktemp("gvisor")) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def running_oci(name: str, data_dir: Path) -> AsyncIterator[Backend]:
+    """A started OCI backend, as the service composes it."""
+    settings = Settings.load(data_dir=data_dir, runtime_dir=runtime_dir(), sandbox_backend=name)
+    backend = make_backend(settings, make_languages(settings))
+    try:
+        await backend.start()
+    except HostUnfit as unfit:
+        await backend.close()
+        if must_run(os.environ, name):
+            raise
+        pytest.skip(f"no {name} on this host: {unfit} ({unfit.fix})")
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture(
+    scope="session",
+    params=["native", "runc", "gvisor", pytest.param("docker", marks=pytest.mark.docker)],
+)
+def each_backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend in turn."""
+    backend: Backend = request.getfixturevalue(request.param)
+    return backend
 
 
 def runtime_dir() -> Path:

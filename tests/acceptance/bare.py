@@ -22,6 +22,7 @@ from pathlib import Path
 
 from code_executor.model import Phase, Plan
 
+HOST = Path("/")
 RUNTIME = Path(__file__).parents[2] / ".runtime" / "python"
 SCRIPT = Path(__file__).with_name("bare_root.sh")
 NOBODY = 65_534
@@ -46,18 +47,36 @@ class End:
     phase: Phase = Phase.RUN
 
 
-def run_bare(plan: Plan, cache: Path, *, timeout: float = 60) -> End:
-    """Carry out ``plan`` without a sandbox; ``cache`` keeps Go's build cache between calls."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The directories that a command sees, by what they become there."""
+
+    root: Path
+    tree: Path
+    work: Path
+    cache: Path
+
+    def arguments(self) -> list[str]:
+        """What ``bare_root.sh`` is given. Another system has its own Python runtime."""
+        runtime = RUNTIME if self.tree == HOST else self.tree / "opt/python"
+        return [*map(str, (self.root, self.tree, self.work, runtime, self.cache))]
+
+
+def run_bare(plan: Plan, cache: Path, *, tree: Path = HOST, timeout: float = 60) -> End:
+    """Carry out ``plan`` without a sandbox; ``cache`` keeps Go's build cache between calls.
+
+    ``tree`` is the system whose interpreters are used: this host's, or the files of an image.
+    """
     with tempfile.TemporaryDirectory(prefix="bare-") as scratch:
-        work, root = Path(scratch, "work"), Path(scratch, "root")
-        root.mkdir()
-        _stage(plan, work)
+        place = _Place(Path(scratch, "root"), tree, Path(scratch, "work"), cache)
+        place.root.mkdir()
+        _stage(plan, place.work)
         if any(step.phase is Phase.COMPILE for step in plan.steps):
-            built = _execute(root, work, cache, GO_BUILD, GO_ENV, b"", timeout)
+            built = _execute(place, GO_BUILD, GO_ENV, b"", timeout)
             if built.exit_code != 0:
                 return End(built.stdout, built.stderr, built.exit_code, built.signal, Phase.COMPILE)
         argv = (*plan.steps[-1].argv, *plan.args)
-        return _execute(root, work, cache, argv, dict(plan.env), plan.stdin, timeout)
+        return _execute(place, argv, dict(plan.env), plan.stdin, timeout)
 
 
 def _stage(plan: Plan, work: Path) -> None:
@@ -73,18 +92,12 @@ def _stage(plan: Plan, work: Path) -> None:
 
 
 def _execute(
-    root: Path,
-    work: Path,
-    cache: Path,
-    argv: tuple[str, ...],
-    env: dict[str, str],
-    stdin: bytes,
-    timeout: float,
+    place: _Place, argv: tuple[str, ...], env: dict[str, str], stdin: bytes, timeout: float
 ) -> End:
     variables = [f"{name}={value}" for name, value in env.items()]
-    command = [*_prefix(), str(root), str(work), str(RUNTIME), str(cache)]
+    command = [*_prefix(), *place.arguments()]
     if os.geteuid() == 0:
-        os.chown(cache, NOBODY, NOBODY)
+        os.chown(place.cache, NOBODY, NOBODY)
         command += ["-u", str(NOBODY)]
     with tempfile.TemporaryFile() as given:
         given.write(stdin)

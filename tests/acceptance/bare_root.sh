@@ -1,11 +1,12 @@
 # Runs a command with a directory as /work and the Python runtime as /opt/python, and no isolation
-# beyond what that takes: a private mount namespace with a root made of binds of the host's own.
-# The command replaces this shell, so its process id and its end are the caller's to see.
+# beyond what that takes: a private mount namespace with a root made of binds of the host's own, or
+# of another system's TREE. The command replaces this shell, so its process id and its end are the
+# caller's to see.
 #
-#   unshare --mount [...] sh bare_root.sh ROOT WORK RUNTIME CACHE [-u UID] -- NAME=value... COMMAND
+#   unshare --mount [...] sh bare_root.sh ROOT TREE WORK RUNTIME CACHE [-u UID] -- NAME=value... COMMAND
 set -eu
-root=$1 work=$2 runtime=$3 cache=$4
-shift 4
+root=$1 tree=${2%/} work=$3 runtime=$4 cache=$5
+shift 5
 identity=
 if [ "$1" = -u ]; then
     identity="/usr/bin/setpriv --reuid=$2 --regid=$2 --clear-groups --"
@@ -16,12 +17,13 @@ shift # --
 mount -t tmpfs -o mode=0755 bare "$root"
 mkdir "$root/work" "$root/tmp" "$root/opt" "$root/opt/python" "$root/opt/cache"
 chmod 1777 "$root/tmp"
-for name in bin sbin lib lib64 usr etc proc dev sys; do
-    if [ -L "/$name" ]; then
-        cp -P "/$name" "$root/$name"
-    elif [ -d "/$name" ]; then
+for path in "$tree"/bin "$tree"/sbin "$tree"/lib "$tree"/lib64 "$tree"/usr "$tree"/etc /proc /dev /sys; do
+    name=${path##*/}
+    if [ -L "$path" ]; then
+        cp -P "$path" "$root/$name"
+    elif [ -d "$path" ]; then
         mkdir "$root/$name"
-        mount --rbind "/$name" "$root/$name"
+        mount --rbind "$path" "$root/$name"
     fi
 done
 for pair in "$work:work" "$runtime:opt/python" "$cache:opt/cache"; do

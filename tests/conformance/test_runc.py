@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.conformance.oci import try_check
+from tests.conformance.differing import try_check
 
 from code_executor.ports import Backend
 from code_executor.sandbox.conformance import CHECKS, Check

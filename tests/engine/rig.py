@@ -60,6 +60,16 @@ class Engine:
         """Every container that there is, running or not."""
         return self.docker("ps", "--all", "--quiet").split()
 
+    @contextmanager
+    def tree(self, image: str) -> Iterator[Path]:
+        """The files of an image, as the engine has them mounted for a container."""
+        name = self.docker("run", "--detach", "--network=none", image, "sleep", "infinity")
+        try:
+            found = self.docker("inspect", "--format", "{{.GraphDriver.Data.MergedDir}}", name)
+            yield Path(found)
+        finally:
+            self.docker("rm", "--force", name)
+
 
 def cache() -> Path:
     """Where the tree and the images are kept between runs."""

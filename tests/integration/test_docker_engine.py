@@ -20,7 +20,6 @@ from code_executor.model import RunStatus
 from code_executor.sandbox.conformance.bench import plan
 from code_executor.sandbox.docker import DockerBackend
 from code_executor.sandbox.probes import run_once
-from code_executor.sandbox.seccomp_probes import MUST_ALLOW, MUST_REFUSE, Probe, as_python
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="session")]
 
@@ -91,14 +90,6 @@ async def test_a_container_is_held_as_it_should_be(engine: Engine, docker: Docke
     assert any(option.startswith("seccomp={") for option in host["SecurityOpt"])
     assert told["Config"]["User"] == "1000:1000"
     assert sandbox.name not in engine.containers()
-
-
-@pytest.mark.parametrize("probes", [MUST_REFUSE, MUST_ALLOW], ids=["refused", "allowed"])
-async def test_the_filter_answers_in_a_container(
-    docker: DockerBackend, probes: tuple[Probe, ...]
-) -> None:
-    outcome = await run_once(docker, plan("python", as_python(probes)))
-    assert outcome.stdout.data == b"probed\n", outcome.stderr.data
 
 
 async def test_a_limit_below_what_waits_is_out_of_memory(docker: DockerBackend) -> None:

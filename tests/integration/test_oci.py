@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.conformance.oci import running
-from tests.conftest import runtime_dir
+from tests.conftest import running_oci, runtime_dir
 from tests.integration.host import processes, until
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
@@ -67,13 +66,13 @@ def of(place: Path) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_a_killed_service_leaves_is_swept_by_the_next(kind: str, tmp_path: Path) -> None:
-    async with running(kind, tmp_path / "before"):
+    async with running_oci(kind, tmp_path / "before"):
         pass  # skipped here where the runtime is missing
     with service(kind, tmp_path / "killed") as (process, place):
         assert place.exists()
         process.send_signal(signal.SIGKILL)
         process.wait()
-    async with running(kind, tmp_path / "next") as backend:
+    async with running_oci(kind, tmp_path / "next") as backend:
         assert not place.exists()
         await until(lambda: of(place) == [])
         assert "root" not in Path("/proc/self/mounts").read_text().split(str(place))[1:]
@@ -83,7 +82,7 @@ async def test_what_a_killed_service_leaves_is_swept_by_the_next(kind: str, tmp_
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nothing_is_left_of_a_closed_backend(kind: str, tmp_path: Path) -> None:
-    async with running(kind, tmp_path) as backend:
+    async with running_oci(kind, tmp_path) as backend:
         assert isinstance(backend, OciBackend)
         name = backend._tree.name if backend._tree else ""
         place = backend._place.path if backend._place else Path()
@@ -99,7 +98,7 @@ async def test_nothing_is_left_of_a_closed_backend(kind: str, tmp_path: Path) ->
 
 async def test_a_fork_bomb_in_gvisor_ends_as_a_run_and_leaves_nothing(tmp_path: Path) -> None:
     code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
-    async with running("gvisor", tmp_path) as backend:
+    async with running_oci("gvisor", tmp_path) as backend:
         assert isinstance(backend, OciBackend)
         bomb = plan("python", code, timeout_ms=2_000, cpu_ms=20_000)
         outcome = await carry_out(backend, bomb)
@@ -110,7 +109,7 @@ async def test_a_fork_bomb_in_gvisor_ends_as_a_run_and_leaves_nothing(tmp_path: 
 
 
 async def test_a_runtime_that_refuses_says_why(tmp_path: Path) -> None:
-    async with running("runc", tmp_path) as backend:
+    async with running_oci("runc", tmp_path) as backend:
         assert isinstance(backend, OciBackend)
         assert backend._place is not None
         (backend._place.path / "bundles").rename(backend._place.path / "gone")

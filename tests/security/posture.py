@@ -7,6 +7,10 @@ host or from moment to moment is left open, by name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
 NONE = "0000000000000000"
 UNLIMITED = [-1, -1]
 
@@ -147,4 +151,140 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/opt/python/bin:/usr/local/bin:/usr/bin:/bin",
     "TMPDIR": "/tmp",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Posture:
+    """The whole expectation for one backend.
+
+    ``status_absent`` are lines that its kernel does not have, ``limits_of_the_host`` those that
+    the container's own counter stands for, ``masked`` the options of what covers a file of
+    ``/proc``. ``etc`` is ``None`` where it is the image's. ``own_users``: ids on the host differ
+    from run to run, and can be seen.
+    """
+
+    plain: Mapping[str, Any]
+    status: Mapping[str, str]
+    status_absent: frozenset[str]
+    limits: Mapping[str, list[int]]
+    limits_of_the_host: frozenset[str]
+    mounts: Mapping[str, tuple[str, frozenset[str]]]
+    masked: frozenset[str]
+    root: frozenset[str]
+    dev: Mapping[str, str]
+    etc: frozenset[str] | None
+    shared_namespaces: frozenset[str]
+    own_users: bool
+
+
+NATIVE = Posture(
+    plain=PLAIN,
+    status=STATUS,
+    status_absent=frozenset({"Kthread", "Seccomp_filters"}),
+    limits=LIMITS,
+    limits_of_the_host=frozenset(),
+    mounts=MOUNTS,
+    masked=READ_ONLY,
+    root=ROOT,
+    dev=DEV,
+    etc=ETC,
+    shared_namespaces=SHARED_NAMESPACES,
+    own_users=True,
+)
+RUNC = replace(
+    NATIVE,
+    mounts=MOUNTS
+    | {
+        "/": (ANY, READ_ONLY),
+        "/dev": (ANY, READ_ONLY | {"noexec"}),
+        "/proc/acpi": ("tmpfs", frozenset({"ro"})),
+        "/proc/scsi": ("tmpfs", frozenset({"ro"})),
+        "/proc/asound": ("tmpfs", frozenset({"ro"})),
+    },
+    masked=DEVICE,  # /dev/null
+)
+"""The bundle's mounts are those of the native root; runc covers /proc in its own way."""
+RUNC_OF_A_LESSER_ROOT = replace(RUNC, limits=LIMITS | {"RLIMIT_MSGQUEUE": [0, 0]})
+"""Where the service lacks CAP_SYS_RESOURCE: no queues rather than those of all together."""
+
+GVISOR = replace(
+    NATIVE,
+    plain=PLAIN | {"cgroups": [], "processes": False},
+    status=STATUS | {"Groups": "  "},
+    status_absent=frozenset(STATUS) - {
+        "CapBnd", "CapEff", "CapInh", "CapPrm", "Gid", "Groups", "Seccomp", "Threads", "TracerPid",
+        "Uid",
+    },
+    mounts={
+        "/": ("9p", frozenset({"ro"})),
+        "/usr": ("9p", frozenset({"ro"})),
+        "/opt/python": ("9p", frozenset({"ro"})),
+        "/opt/go": ("9p", frozenset({"ro"})),
+        "/dev": ("tmpfs", frozenset({"rw"})),
+        "/dev/pts": ("devpts", frozenset({"rw"})),
+        "/dev/shm": ("tmpfs", frozenset({"rw", "noexec"})),
+        "/proc": ("proc", frozenset({"rw", "noexec"})),
+        "/sys": ("tmpfs", frozenset({"ro", "noexec"})),
+        "/work": ("tmpfs", frozenset({"rw"})),
+        "/tmp": ("tmpfs", frozenset({"rw"})),
+    },
+    root=ROOT | {"sys"},
+    dev=DEV
+    | {
+        "fuse": "crw-rw-rw-",
+        "net": "drwxr-xr-x",
+        "ptmx": "lrwxrwxrwx",
+        "pts": "dr-xr-xr-x",
+        "tty": "crw-rw-rw-",
+    },
+    shared_namespaces=frozenset(),
+    own_users=False,
+)  # fmt: skip
+"""Its own kernel's files, devices and users; see ``sandbox/differs.py``."""
+
+ENGINE = frozenset({"ro", "nosuid", "nodev", "noexec"})
+DOCKER = replace(
+    NATIVE,
+    plain=PLAIN | {"ids": [1000] * 7, "processes": False},
+    status=STATUS | {"Groups": "1000 "},
+    limits=LIMITS
+    | {
+        "RLIMIT_MEMLOCK": [64 << 10, 64 << 10],
+        "RLIMIT_MSGQUEUE": [0, 0],
+        "RLIMIT_NOFILE": [1024, 1024],
+        "RLIMIT_OFILE": [1024, 1024],
+    },
+    limits_of_the_host=frozenset({"RLIMIT_NPROC"}),
+    mounts={
+        "/": ("overlay", frozenset({"ro"})),
+        "/proc": ("proc", SCRATCH | {"noexec"}),
+        "/dev": ("tmpfs", frozenset({"rw", "nosuid"})),
+        "/dev/pts": ("devpts", frozenset({"rw", "nosuid", "noexec"})),
+        "/dev/mqueue": (ANY, frozenset({"ro"})),
+        "/dev/shm": ("tmpfs", SCRATCH | {"noexec"}),
+        "/sys": (ANY, frozenset({"ro"})),
+        "/work": ("tmpfs", SCRATCH),
+        "/tmp": ("tmpfs", SCRATCH),
+        "/etc/hostname": (ANY, frozenset({"ro"})),
+        "/proc/acpi": ("tmpfs", frozenset({"ro"})),
+        "/proc/scsi": ("tmpfs", frozenset({"ro"})),
+        "/proc/asound": ("tmpfs", frozenset({"ro"})),
+        **{f"/proc/{name}": ("proc", ENGINE) for name in ("bus", "fs", "irq", "sys")},
+    },
+    masked=frozenset({"rw", "nosuid"}),  # /dev/null
+    root=ROOT | {".dockerenv", "run", "sys"},
+    dev=DEV
+    | {"mqueue": "drwxrwxrwt", "ptmx": "lrwxrwxrwx", "pts": "drwxr-xr-x", "tty": "crw-rw-rw-"},
+    etc=None,
+    shared_namespaces=SHARED_NAMESPACES | {"user"},
+    own_users=False,
+)
+"""The engine's mounts, with no user namespace; see ``docs/docker.md``."""
+
+OF: Mapping[str, Posture] = {
+    "native": NATIVE,
+    "runc": RUNC,
+    "gvisor": GVISOR,
+    "docker": DOCKER,
 }

@@ -2,7 +2,8 @@
 
 Runs follow each other in one sandbox at a time, so that each could get the namespace of the one
 before. What a program can leave behind takes packets; a namespace that has seen one is not used
-again (``init/network.c``).
+again (``init/network.c``). The native backend alone does so: every sandbox of the others has a new
+one, and ``neighbours.nothing_is_left_for_the_next`` of the conformance suite looks into it.
 """
 
 from __future__ import annotations

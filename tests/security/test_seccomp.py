@@ -1,7 +1,8 @@
 """The filter on the kernel that is here: what must be refused is, what must work does.
 
 Each test runs a program of its own through ``under_filter.py``; nothing but the filter stands
-between it and the kernel, so a refusal seen here is the filter's.
+between it and the kernel, so a refusal seen here is the filter's. What a program meets in each
+backend's sandbox is in ``test_seccomp_backends.py``.
 """
 
 from __future__ import annotations

@@ -50,6 +50,15 @@ DIFFERS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+CALLS_MISSING: Mapping[str, frozenset[str]] = {
+    "gvisor": frozenset({
+        "copy_file_range", "landlock_create_ruleset", "openat2", "pidfd_open", "rseq",
+    }),
+}  # fmt: skip
+"""Calls that the filter lets through and the backend's own kernel does not have: they answer
+ENOSYS, and libc and the interpreters fall back. (gVisor's release in Debian 12; later ones have
+some of them.)"""
+
 
 # Those that may pass: what ends first, time or memory, and how busy it is, depends on the machine.
 MAY_PASS = frozenset(

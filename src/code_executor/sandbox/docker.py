@@ -43,9 +43,14 @@ from code_executor.sandbox.group import Mounts
 log = structlog.get_logger(__name__)
 
 INIT_LABEL = "code-executor.init"
-INIT_VERSION = "1"
-"""What an image's label must say for its own init to be used: the frames it speaks."""
+INIT_VERSION = "2"
+"""What an image's label must say for its own init to be used: the frames it speaks, and how the
+bootstraps beside it are started."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+UNBOUNDED_SOCKETS = (
+    "what waits in sockets has no limit: cgroup v1, whose files cannot be written here"
+)
+BOUND_SOCKETS = "boot with cgroup v2, or let the service write the host's /sys/fs/cgroup"
 SHARED_USER = "containers have one user id on the host: what the kernel counts by user, they share"
 
 
@@ -94,6 +99,7 @@ class DockerBackend:
         self._mounts: Mounts | None = None
         self._own_init: dict[str, bool] = {}  # of each language whose image is there
         self._live: set[DockerSandbox] = set()
+        self._sockets_limited = True  # in every container so far
         self._statuses: Sequence[LanguageStatus] | None = None
 
     @property
@@ -216,6 +222,7 @@ class DockerBackend:
         except BaseException:
             await sandbox.destroy()
             raise
+        self._sockets_limited = self._sockets_limited and sandbox.sockets_limited
         return sandbox
 
     def _spec(self, language: Language, flavour: Flavour) -> dict[str, Any]:
@@ -239,6 +246,8 @@ class DockerBackend:
 
     def _told(self, row: Promise) -> Promise:
         """With what is only known here."""
+        if row.id == "P4" and not self._sockets_limited:
+            return replace(row, kept=False, evidence=UNBOUNDED_SOCKETS, fix=BOUND_SOCKETS)
         if row.id == "P6":
             return replace(row, evidence=f"{row.evidence}; {SHARED_USER}")
         if row.id != "P1" or not self._waived:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from aiodocker.stream import Stream
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.model import MIB, Outcome, Plan
-from code_executor.sandbox.group import Group, Mounts
+from code_executor.sandbox.group import SOCKETS_V1_BYTES, Group, Mounts
 from code_executor.sandbox.running import RunCounters, RunsPlans
 from code_executor.sandbox.session import Session
 
@@ -130,6 +130,7 @@ class DockerSandbox(RunsPlans):
         self._limits = (0, 0)
         self._too_small = False
         self._killing: asyncio.Task[None] | None = None
+        self.sockets_limited = False
         self.name = "container"
 
     @property
@@ -167,7 +168,9 @@ class DockerSandbox(RunsPlans):
         await container.start()
         await self._session.ready()
         state = (await container.show())["State"]
-        self._group = Group(mounts, find_group(mounts, container.id, int(state["Pid"])))
+        paths = find_group(mounts, container.id, int(state["Pid"]))
+        self.sockets_limited = limit_sockets(mounts, paths)
+        self._group = Group(mounts, paths)
         self._group.open_counters()
         self._counted = Counted(self._group)
         self._counted.keep()
@@ -256,6 +259,21 @@ async def remove(container: DockerContainer) -> bool:
         return False
     except ENGINE_ERRORS as error:
         log.warning("container_not_removed", container=container.id[:12], error=str(error))
+        return False
+    return True
+
+
+def limit_sockets(mounts: Mounts, paths: Mapping[str, Path]) -> bool:
+    """Bound what waits in a container's sockets; whether it is bounded.
+
+    cgroup v2 counts it as memory. v1 counts it where it has a limit of its own, which no engine
+    sets any more; this process can where it may write the host's cgroup files.
+    """
+    if mounts.version == 2:
+        return True
+    try:
+        (paths["memory"] / "memory.kmem.tcp.limit_in_bytes").write_text(str(SOCKETS_V1_BYTES))
+    except OSError:
         return False
     return True
 

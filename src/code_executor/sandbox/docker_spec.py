@@ -20,7 +20,12 @@ APPARMOR = "code-executor"
 OWN_PROCESSES = 1  # init counts in the pids controller too
 USER = "1000:1000"  # PROGRAM_UID of the C sources
 INODES = 16384
-OPEN_FILES = 1024
+ULIMITS = {
+    "core": 0,
+    "memlock": 64 * 1024,
+    "msgqueue": 0,  # counted by user: one container could use up the queues of all
+    "nofile": 1024,
+}
 SOCKETS_V1_BYTES = 32 * MIB  # cgroup v1 counts them apart
 CPU_SHARES = 512  # half of what any other process has: a weight, not a number of CPUs
 
@@ -125,14 +130,14 @@ def _host(
         "OomScoreAdj": 500,
         "ShmSize": held.scratch_mb * MIB,
         "Tmpfs": {path: _tmpfs(held, mode) for path, mode in (("/work", 755), ("/tmp", 1777))},  # noqa: S108
-        "Ulimits": [_limit("nofile", OPEN_FILES), _limit("core", 0), _limit("memlock", 64 * 1024)],
+        "Ulimits": [_limit(name, value) for name, value in ULIMITS.items()],
         "Sysctls": SYSCTLS,
         "MaskedPaths": list(MASKED),
         "ReadonlyPaths": list(READ_ONLY),
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
     }
-    if held.limits_sockets:
+    if held.limits_sockets:  # runc has ignored it since 1.0: see docker_sandbox.limit_sockets
         host["KernelMemoryTCP"] = SOCKETS_V1_BYTES
     if ahead is not None:
         host["Mounts"] = [

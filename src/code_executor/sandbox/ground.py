@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from code_executor.sandbox import linux
-from code_executor.sandbox.root import Bind, Directory, Link, Operation, Text
+from code_executor.sandbox.root import Bind, Operation, perform
 
 LOCKED = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
 COMMAND_FD = 3
@@ -103,26 +103,12 @@ def _bind(operation: Bind, target: Path) -> None:
     linux.restrict_mount(str(target), attributes)
 
 
-def _perform(operation: Operation, root: Path) -> None:
-    target = root / operation.path
-    match operation:
-        case Directory():
-            target.mkdir(parents=True, exist_ok=True)
-        case Link():
-            target.symlink_to(operation.target)
-        case Text():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(operation.content)
-        case Bind():
-            _bind(operation, target)
-
-
 def assemble_root(told: Instructions) -> None:
     """Carry out every operation of the list."""
     os.umask(0o022)
     for operation in told.operations:
         try:
-            _perform(operation, Path(told.staging))
+            perform(operation, Path(told.staging), _bind)
         except OSError as error:
             raise OSError(error.errno, error.strerror, operation.path) from error
 

@@ -7,7 +7,6 @@ import contextlib
 import os
 import select
 import signal
-import time
 from collections.abc import Callable
 
 from code_executor.model import MIB, Plan
@@ -19,7 +18,7 @@ from code_executor.sandbox.launcher import (
     Spawned,
     Zygote,
 )
-from code_executor.sandbox.running import RunsPlans
+from code_executor.sandbox.running import RunsPlans, until_empty
 from code_executor.sandbox.session import Session
 
 PREPARE_TIMEOUT_S = 20.0
@@ -119,15 +118,8 @@ class NativeSandbox(RunsPlans):
         self._spawned = None
 
     async def _leave_group(self) -> bool:
-        """The cgroup empties a moment after the last process is reaped."""
-        deadline = time.monotonic() + REMOVE_TIMEOUT_S
-        pause = 0.001
-        while not self.group.empty():
-            if time.monotonic() > deadline:
-                return False
-            self.group.kill()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.1)
+        if not await until_empty(self.group, REMOVE_TIMEOUT_S):
+            return False
         return self.group.recycle() or await asyncio.to_thread(self.group.remove)
 
 

@@ -39,7 +39,14 @@ from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import Tree, remove_empty
 from code_executor.sandbox.contained import ahead_files, init_command
 from code_executor.sandbox.oci_bundle import Box, RuntimeKind, config, write_root
-from code_executor.sandbox.oci_runtime import PLATFORMS, Place, Runtime, find_program, sweep
+from code_executor.sandbox.oci_runtime import (
+    PLATFORMS,
+    Place,
+    Runtime,
+    find_program,
+    may_lift,
+    sweep,
+)
 from code_executor.sandbox.oci_sandbox import OciSandbox
 from code_executor.sandbox.root import root_operations
 from code_executor.sandbox.uids import UidPairs
@@ -106,7 +113,8 @@ class OciBackend:
         self._operations = root_operations(present, ahead_files(built))
         await asyncio.to_thread(write_root, self._place.root, self._operations, filter_program)
         self._place.lock_root()
-        self._runtime = Runtime(self._kind, program, self._place.state)
+        lifted = self._kind is RuntimeKind.RUNC and may_lift()
+        self._runtime = Runtime(self._kind, program, self._place.state, lifted=lifted)
         await self._choose_platform()
 
     async def _choose_platform(self) -> None:
@@ -160,6 +168,7 @@ class OciBackend:
             scratch_mb=self._scratch_mb,
             uids=uids,
             cgroup=group.path if self._kind is RuntimeKind.RUNC else None,
+            shared_account=self._kind is RuntimeKind.RUNC and not self._runtime.lifted,
         )
         bundle = partial(self._bundles.bundle, sandbox_name, config(box))
         started_ahead = flavour.warm is not Warm.NONE

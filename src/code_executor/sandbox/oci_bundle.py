@@ -23,7 +23,7 @@ from typing import Any
 
 from code_executor.model import MIB
 from code_executor.sandbox.contained import FILTER, INIT
-from code_executor.sandbox.root import HOST_NAME, Bind, Directory, Link, Operation, Text
+from code_executor.sandbox.root import HOST_NAME, Bind, Operation, Text, perform
 
 PROGRAM_ID = 1000  # init/become.h
 
@@ -51,6 +51,13 @@ RLIMITS = {
     "NICE": (0, 0),
     "RTPRIO": (0, 0),
 }
+
+OOM_SCORE_ADJ = 500  # as init/become.c
+
+# Where one sandbox could use it up for all.
+NONE_FOR_ANYBODY = {"MSGQUEUE": (0, 0)}
+
+OPEN = ("tmp", "dev/shm")  # everybody's, as on any system
 
 MASKED = (
     "/proc/kcore",
@@ -80,7 +87,8 @@ class Box:
     """What one sandbox's configuration is made of.
 
     ``uids`` are init's and the program's on the host, ``cgroup`` its group's path in the
-    hierarchies; both are for runc only.
+    hierarchies; both are for runc only. ``shared_account``: what the kernel counts for the maker of
+    a user namespace too has one limit for all sandboxes.
     """
 
     kind: RuntimeKind
@@ -90,32 +98,24 @@ class Box:
     scratch_mb: int
     uids: tuple[int, int] | None = None
     cgroup: str | None = None
+    shared_account: bool = False
 
 
 def write_root(root: Path, operations: Sequence[Operation], filter_program: bytes) -> None:
     """Make the directory that is the root of every sandbox; mount points included."""
     before = os.umask(0o022)
     try:
-        for operation in operations:
-            _write(root, operation)
-        _write(root, Text(FILTER[1:], filter_program))
+        for operation in (*operations, Text(FILTER[1:], filter_program)):
+            perform(operation, root, _mounted_later)
         (root / INIT[1:]).chmod(0o755)
+        for path in OPEN:  # runc gives what it mounts the mode of the mount point
+            (root / path).chmod(0o1777)
     finally:
         os.umask(before)
 
 
-def _write(root: Path, operation: Operation) -> None:
-    target = root / operation.path
-    match operation:
-        case Directory():
-            target.mkdir(parents=True, exist_ok=True)
-        case Link():
-            target.symlink_to(operation.target)
-        case Text():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(operation.content)
-        case Bind():
-            pass  # a mount of the configuration; its mount point came before it
+def _mounted_later(operation: Bind, target: Path) -> None:
+    """A mount of the configuration; its mount point came before it."""
 
 
 def config(box: Box) -> Mapping[str, Any]:
@@ -125,24 +125,26 @@ def config(box: Box) -> Mapping[str, Any]:
         "root": {"path": str(box.root), "readonly": True},
         "hostname": HOST_NAME,
         "mounts": [*_binds(box), *_own_mounts(box)],
-        "process": _process(box.command),
+        "process": _process(box),
         "linux": _linux(box),
     }
 
 
-def _process(command: Sequence[str]) -> Mapping[str, Any]:
+def _process(box: Box) -> Mapping[str, Any]:
+    limits = RLIMITS | NONE_FOR_ANYBODY if box.shared_account else RLIMITS
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
         "cwd": "/",
-        "args": [*command],
+        "args": [*box.command],
         "env": [],
         "noNewPrivileges": True,
-        "oomScoreAdj": 0,
+        # init gives the program its own; in gVisor that is no business of the host's.
+        "oomScoreAdj": OOM_SCORE_ADJ if box.kind is RuntimeKind.GVISOR else 0,
         "capabilities": {name: [*CAPABILITIES] for name in CAPABILITY_SETS},
         "rlimits": [
             {"type": f"RLIMIT_{name}", "soft": soft, "hard": hard}
-            for name, (soft, hard) in RLIMITS.items()
+            for name, (soft, hard) in limits.items()
         ],
     }
 

@@ -39,7 +39,14 @@ DELETE_TIMEOUT_S = 20.0
 PROGRAMS = {RuntimeKind.GVISOR: "runsc", RuntimeKind.RUNC: "runc"}
 
 # Whoever starts in the cgroup leaves all it starts there: runsc, its kernel and its file server.
-ENTER = 'for f in $CE_PROCS; do echo $$ > "$f" || exit 97; done; unset CE_PROCS; exec "$@"'
+JOIN = 'for f in $CE_PROCS; do echo $$ > "$f" || exit 97; done; unset CE_PROCS; exec "$@"'
+ENTER = ("/bin/sh", "-c", JOIN, "sh")
+
+# The kernel counts these for the user who made a user namespace too, up to the limit that he had:
+# with root's, one sandbox could use up the message queues of all. Each has its own in the bundle.
+CAP_SYS_RESOURCE = 24
+COUNTED_TWICE = ("memlock", "msgqueue", "nproc", "sigpending")
+LIFT = ("prlimit", *(f"--{name}=unlimited:unlimited" for name in COUNTED_TWICE))
 
 
 def find_program(kind: RuntimeKind) -> str:
@@ -55,6 +62,13 @@ def find_program(kind: RuntimeKind) -> str:
     if path is None:
         raise HostUnfit(f"{name} is not installed", fix=f"apt-get install {name}")
     return path
+
+
+def may_lift() -> bool:
+    """Whether this process may start a runtime with higher limits than its own."""
+    status = Path("/proc/self/status").read_text()
+    (effective,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
 
 
 class Place:
@@ -167,12 +181,16 @@ def _lock(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A runtime with its options; ``state`` is its own directory."""
+    """A runtime with its options; ``state`` is its own directory.
+
+    ``lifted``: it starts without the limits that the kernel counts for its user (:data:`LIFT`).
+    """
 
     kind: RuntimeKind
     program: str
     state: Path
     platform: str = ""
+    lifted: bool = False
 
     def command(self, *arguments: str) -> list[str]:
         """Its argument vector."""
@@ -193,10 +211,10 @@ class Runtime:
         """
         pid_file, words = bundle / "pid", bundle / "words"
         run = self.command("run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file))
-        command = [*run, name]
+        first = ENTER if procs else LIFT if self.lifted else ()
         with words.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(("/bin/sh", "-c", ENTER, "sh", *command) if procs else command),
+                *(*first, *run, name),
                 stdin=channel.fileno(),
                 stdout=channel.fileno(),
                 stderr=stderr,

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from code_executor.sandbox.group import Group
 from code_executor.sandbox.native_sandbox import PREPARE_TIMEOUT_S, REMOVE_TIMEOUT_S, readable
 from code_executor.sandbox.oci_bundle import RuntimeKind
 from code_executor.sandbox.oci_runtime import Runtime
-from code_executor.sandbox.running import RunCounters, RunsPlans
+from code_executor.sandbox.running import RunCounters, RunsPlans, until_empty
 from code_executor.sandbox.session import Session
 from code_executor.sandbox.watch import Verdict
 
@@ -166,17 +165,8 @@ class OciSandbox(RunsPlans):
             os.close(self._pidfd)
             self._pidfd = -1
         forgotten = self._bundle is None or await self._runtime.delete(self.name)
-        clean = await self._remove_group()
+        empty = await until_empty(self._group, REMOVE_TIMEOUT_S)
+        clean = await asyncio.to_thread(self._group.remove) and empty
         if self._bundle is not None:
             shutil.rmtree(self._bundle, ignore_errors=True)
         self._on_gone(self, clean and forgotten)
-
-    async def _remove_group(self) -> bool:
-        """The cgroup empties a moment after the last process is reaped."""
-        deadline = time.monotonic() + REMOVE_TIMEOUT_S
-        while not self._group.remove():
-            if time.monotonic() > deadline:
-                return False
-            self._group.kill()
-            await asyncio.sleep(0.01)
-        return True

@@ -1,14 +1,16 @@
-"""The root that every sandbox sees, as a list of operations; :mod:`.ground` carries them out.
+"""The root that every sandbox sees, as a list of operations.
 
-Pure: it looks at the host (which directories are there) and returns data. What is not listed does
-not exist in a sandbox: nothing of ``/home``, ``/root``, ``/var``, the service's data or settings.
+:func:`root_operations` looks at the host (which directories are there) and returns data. What is
+not listed does not exist in a sandbox: nothing of ``/home``, ``/root``, ``/var``, the service's
+data or settings. :func:`perform` carries one operation out, for :mod:`.ground` and
+:mod:`.oci_bundle`; what a bind becomes is theirs to say.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,3 +145,22 @@ def root_operations(mounts: dict[str, Path], texts: dict[str, Path]) -> Sequence
     ]
     operations += [Text(path, source.read_bytes()) for path, source in texts.items()]
     return operations
+
+
+def perform(operation: Operation, root: Path, bind: Callable[[Bind, Path], None]) -> None:
+    """Carry one out below ``root``; ``bind`` is told of a bind and of its mount point's path.
+
+    Raises:
+        OSError: what the kernel says.
+    """
+    target = root / operation.path
+    match operation:
+        case Directory():
+            target.mkdir(parents=True, exist_ok=True)
+        case Link():
+            target.symlink_to(operation.target)
+        case Text():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(operation.content)
+        case Bind():
+            bind(operation, target)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
@@ -33,6 +34,7 @@ from code_executor.model import (
 )
 from code_executor.sandbox.artifacts import choose
 from code_executor.sandbox.frames import Ended
+from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import environment
 from code_executor.sandbox.session import Session
 from code_executor.sandbox.watch import FLOOD, OOM, Counters, Verdict, Watch
@@ -234,6 +236,24 @@ class RunsPlans(ABC):
         if peak is None:
             peak = progress.ended.maxrss_kb * 1024 if progress.ended else 0
         return -(-peak // MIB)
+
+
+async def until_empty(group: Group, seconds: float) -> bool:
+    """End what is in a control group until nothing is; whether that was so within ``seconds``.
+
+    It empties a moment after the last process is reaped. One that a runtime has removed is empty;
+    one that cannot be read for another reason cannot be removed either, as its owner will see.
+    """
+    deadline = time.monotonic() + seconds
+    pause = 0.001
+    with contextlib.suppress(OSError):
+        while not group.empty():
+            if time.monotonic() > deadline:
+                return False
+            group.kill()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.1)
+    return True
 
 
 class _Progress:

@@ -10,8 +10,8 @@ import pytest
 
 from code_executor.errors import HostUnfit
 from code_executor.sandbox.cgroup import CONTROLLERS_V1, CONTROLLERS_V2
-from code_executor.sandbox.docker_sandbox import Counted, find_group
-from code_executor.sandbox.group import Group, Mounts
+from code_executor.sandbox.docker_sandbox import Counted, find_group, limit_sockets
+from code_executor.sandbox.group import SOCKETS_V1_BYTES, Group, Mounts
 
 ID = "0123456789abcdef"
 
@@ -37,6 +37,19 @@ def test_each_hierarchy_has_its_own(tmp_path: Path) -> None:
 def test_another_process_of_that_number_is_not_believed(tmp_path: Path) -> None:
     with pytest.raises(HostUnfit, match="cannot be read"):
         find_group(v1(tmp_path), ID, os.getpid())
+
+
+def test_sockets_have_a_limit_where_the_kernel_does_not_count_them(tmp_path: Path) -> None:
+    paths = {"memory": tmp_path}
+    (tmp_path / "memory.kmem.tcp.limit_in_bytes").touch()
+    assert limit_sockets(v1(tmp_path), paths)
+    assert int((tmp_path / "memory.kmem.tcp.limit_in_bytes").read_text()) == SOCKETS_V1_BYTES
+
+
+def test_a_limit_that_cannot_be_set_is_told(tmp_path: Path) -> None:
+    paths = {"memory": tmp_path / "gone"}
+    assert not limit_sockets(v1(tmp_path), paths)
+    assert limit_sockets(Mounts(2, dict.fromkeys(CONTROLLERS_V2, tmp_path)), paths)
 
 
 class Vanishing:

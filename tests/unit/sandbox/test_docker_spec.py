@@ -64,3 +64,11 @@ def test_a_mounted_init_is_read_only() -> None:
         "Target": "/opt/ahead",
         "ReadOnly": True,
     }
+
+
+def test_what_the_kernel_counts_by_user_nobody_can_use_up() -> None:
+    limits = {
+        each["Name"]: (each["Soft"], each["Hard"]) for each in spec()["HostConfig"]["Ulimits"]
+    }
+    assert limits["msgqueue"] == (0, 0)
+    assert limits["core"] == (0, 0)

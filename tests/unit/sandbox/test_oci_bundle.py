@@ -23,6 +23,8 @@ OPERATIONS = (
     Text(INIT[1:], b"init"),
     Text("dev/null", b""),
     Bind("dev/null", "/dev/null", True),
+    Directory("dev/shm"),
+    Directory("tmp"),
 )
 RUNC = Box(
     RuntimeKind.RUNC, Path("/root-of-all"), OPERATIONS, ["init"], 64, (5000, 5001), "/tree/box"
@@ -74,6 +76,15 @@ def test_the_process_has_few_capabilities_and_can_gain_none(box: Box) -> None:
     assert not {"ambient", "inheritable"} & process["capabilities"].keys()
 
 
+def test_no_queue_is_to_be_had_where_one_sandbox_could_use_up_those_of_all() -> None:
+    def queues(box: Box) -> int:
+        limits = {each["type"]: each["hard"] for each in config(box)["process"]["rlimits"]}
+        return int(limits["RLIMIT_MSGQUEUE"])
+
+    assert queues(RUNC) > 0
+    assert queues(replace(RUNC, shared_account=True)) == 0
+
+
 @BOTH
 def test_every_namespace_is_new(box: Box) -> None:
     namespaces = config(box)["linux"]["namespaces"]
@@ -114,3 +125,6 @@ def test_the_root_holds_everything_but_the_binds(tmp_path: Path) -> None:
     assert (tmp_path / FILTER[1:]).read_bytes() == b"filter"
     assert stat.S_IMODE((tmp_path / INIT[1:]).stat().st_mode) == 0o755
     assert stat.S_IMODE((tmp_path / "etc").stat().st_mode) == 0o755
+    # Of the mount point, since runc gives what it mounts there the same.
+    assert stat.S_IMODE((tmp_path / "tmp").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((tmp_path / "dev/shm").stat().st_mode) == 0o1777

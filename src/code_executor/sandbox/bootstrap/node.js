@@ -1,6 +1,7 @@
 'use strict';
 // Preloaded (node -r) into an interpreter that is started ahead. It waits here for its job and then
-// returns, and Node goes on to load /work/main.js as it always does. What the job is: init/init.c.
+// returns, and Node goes on to load /work/main.js as it always does. What the job is: init/init.c. It
+// waits in / (languages/node.toml says why).
 const fs = require('fs');
 
 const GO = 3;
@@ -57,4 +58,5 @@ if (require('worker_threads').isMainThread) {
   delete require.cache[__filename];
   warmUp();
   apply(receive());
+  process.chdir('/work');
 }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from code_executor.model import LimitHit, Phase
+from code_executor.model import LimitHit, Phase, StagedFile
 from code_executor.ports import Backend
 from code_executor.sandbox.conformance.bench import (
     FAILED,
     OOM,
     SUCCEEDED,
     TIMEOUT,
+    carry_out,
     ended,
     expect,
+    plan,
     printed,
     run,
 )
@@ -270,6 +272,23 @@ async def compile_time_is_told(backend: Backend) -> None:
         0 < (usage.compile_ms or 0) <= usage.wall_ms,
         f"compile_ms {usage.compile_ms} of {usage.wall_ms}",
     )
+
+
+@check("P8", language="go")
+async def what_was_built_runs_again(backend: Backend) -> None:
+    """The compiler's work is handed out, and runs in another sandbox without being compiled."""
+    first = plan("go", GO.hello)
+    built = (await carry_out(backend, first)).built
+    expect(built, "nothing was handed out")
+    again = replace(
+        first,
+        steps=first.steps[-1:],
+        files=(*first.files, StagedFile(first.builds, built or b"", executable=True)),
+        builds="",
+    )
+    outcome = await carry_out(backend, again)
+    printed(outcome, "hello, wörld\n")
+    expect(outcome.usage.compile_ms is None, f"compiled again in {outcome.usage.compile_ms} ms")
 
 
 @check("P1", language="node")
