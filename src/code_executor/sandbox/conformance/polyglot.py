@@ -282,6 +282,8 @@ async def what_was_built_runs_again(backend: Backend) -> None:
     expect(built, "nothing was handed out")
     again = replace(
         first,
+        flavour=first.built_flavour or first.flavour,
+        warm=False,
         steps=first.steps[-1:],
         files=(*first.files, StagedFile(first.builds, built or b"", executable=True)),
         builds="",
