@@ -25,7 +25,7 @@ from aiodocker.docker import Docker
 from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
 
-from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.model import MIB, Outcome, Plan
 from code_executor.sandbox.group import Group, Mounts
 from code_executor.sandbox.running import RunCounters, RunsPlans
@@ -151,7 +151,7 @@ class DockerSandbox(RunsPlans):
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 await self._start(spec, mounts)
         except ENGINE_ERRORS as error:
-            raise SandboxUnavailable(f"the engine: {error}", step="container") from error
+            raise SandboxUnavailable(f"the engine: {words(error)}", step="container") from error
 
     async def _start(self, spec: dict[str, Any], mounts: Mounts) -> None:
         container = await self._engine.containers.create(spec)
@@ -196,20 +196,26 @@ class DockerSandbox(RunsPlans):
         return await super().run(plan)
 
     async def _update(self, plan: Plan) -> None:
+        """Have the engine set the run's limits.
+
+        Where what waits inside is larger, v1 refuses the limit; v2 takes it and ends what is there.
+        """
         memory, processes = plan.limits.memory_mb * MIB, plan.processes + 1
         if self._limits == (memory, processes) or self._container is None:
             return
         body = {"Memory": memory, "MemorySwap": memory, "PidsLimit": processes}
+        before = self._counters.oom_kills()
         try:
             await self._engine._query_json(
                 f"containers/{self._container.id}/update", method="POST", data=body
             )
         except DockerError as error:
             if TOO_SMALL not in str(error):
-                raise SandboxUnavailable(f"the engine: {error}", step="limits") from error
+                raise SandboxUnavailable(f"the engine: {words(error)}", step="limits") from error
             self._too_small = True
         except ENGINE_ERRORS as error:
-            raise SandboxUnavailable(f"the engine: {error}", step="limits") from error
+            raise SandboxUnavailable(f"the engine: {words(error)}", step="limits") from error
+        self._too_small = self._too_small or self._counters.oom_kills() > before
 
     def _limit_group(self, plan: Plan) -> None:
         """Done by the engine, above; here its verdict is told."""
