@@ -128,7 +128,6 @@ class DockerSandbox(RunsPlans):
         self._group: Group | None = None
         self._counted: Counted | None = None
         self._limits = (0, 0)
-        self._too_small = False
         self._killing: asyncio.Task[None] | None = None
         self.name = "container"
 
@@ -212,15 +211,15 @@ class DockerSandbox(RunsPlans):
         except DockerError as error:
             if TOO_SMALL not in str(error):
                 raise SandboxUnavailable(f"the engine: {words(error)}", step="limits") from error
-            self._too_small = True
+            self._over = True
         except ENGINE_ERRORS as error:
             raise SandboxUnavailable(f"the engine: {words(error)}", step="limits") from error
-        self._too_small = self._too_small or self._counters.oom_kills() > before
+        self._over = self._over or self._counters.oom_kills() > before
 
     def _limit_group(self, plan: Plan) -> None:
         """Done by the engine, above; here its verdict is told."""
         del plan
-        if self._too_small:
+        if self._over:
             raise SandboxUnavailable("the interpreter is larger than the limit", step="limits")
 
     def _kill(self) -> None:

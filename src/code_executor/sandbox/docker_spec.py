@@ -39,7 +39,6 @@ MASKED = (
     "/proc/latency_stats",
     "/proc/sched_debug",
     "/proc/scsi",
-    "/proc/sysrq-trigger",
     "/proc/timer_list",
     "/proc/timer_stats",
     "/sys",
@@ -48,7 +47,8 @@ SYSCTLS = {  # the kernel's own defaults, which the engine loosens
     "net.ipv4.ip_unprivileged_port_start": "1024",
     "net.ipv4.ping_group_range": "1 0",
 }
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
+# What is masked reads as empty, but a file is masked by /dev/null, which anybody may write to.
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 @dataclass(frozen=True, slots=True)
