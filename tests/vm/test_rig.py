@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -78,6 +80,17 @@ def test_a_machine_that_does_not_end_is_killed_at_the_limit() -> None:
     started = time.monotonic()
     assert not rig.run_machine(["sleep", "60"], 0.2)
     assert time.monotonic() - started < 30
+
+
+def test_a_clock_may_run_slower() -> None:
+    try:
+        prefix = rig.slow_clock(0.1)
+    except SystemExit:
+        pytest.skip("no libfaketime; apt-get install faketime")
+    code = "import time; b = time.monotonic(); time.sleep(0.05); print(time.monotonic() - b)"
+    started = time.monotonic()
+    inside = float(subprocess.check_output([*prefix, sys.executable, "-c", code]))
+    assert time.monotonic() - started > 2 * inside
 
 
 def test_a_machine_that_ends_is_in_time() -> None:
