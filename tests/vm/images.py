@@ -56,9 +56,15 @@ from code_executor.cli import main
 sys.exit(main())
 """
 # What the runner images are made of.
-_RUNNERS = ("runners", "src/code_executor/sandbox/init", "src/code_executor/sandbox/bootstrap")
+_RUNNERS = (
+    "runners",
+    "src/code_executor/languages/go_ahead",
+    "src/code_executor/sandbox/init",
+    "src/code_executor/sandbox/bootstrap",
+)
 _RUNNER_FILES = (
     "src/code_executor/sandbox/build.py",
+    "src/code_executor/languages/goahead.py",
     "src/code_executor/languages/goindex.py",
     "src/code_executor/languages/go_build.sh",
     "tests/engine/rig.py",
