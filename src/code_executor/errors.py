@@ -129,3 +129,8 @@ class HostUnfit(SandboxUnavailable):
     def __init__(self, message: str, *, fix: str) -> None:
         super().__init__(message)
         self.fix = fix
+
+
+def words(error: BaseException) -> str:
+    """What an exception says of itself; its name where it says nothing, as a timeout does."""
+    return str(error) or type(error).__name__

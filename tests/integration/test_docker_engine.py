@@ -92,6 +92,28 @@ async def test_a_container_is_held_as_it_should_be(engine: Engine, docker: Docke
     assert sandbox.name not in engine.containers()
 
 
+async def test_the_kernel_holds_a_container_to_its_limits(docker: DockerBackend) -> None:
+    """Read from the control group itself: an engine's word is not the kernel's."""
+    sandbox = await docker.prepare("python")
+    try:
+        assert sandbox._group is not None
+        paths = sandbox._group._paths
+        assert docker._mounts is not None
+        if docker._mounts.version == 2:
+            names = ("memory.max", "memory.swap.max", "pids.max", "cpu.weight")
+            told = [Path(paths["memory"], name).read_text().strip() for name in names]
+            memory, swap, pids, weight = map(int, told)
+            assert swap == 0
+            assert weight < 100
+        else:
+            memory = int(Path(paths["memory"], "memory.limit_in_bytes").read_text())
+            pids = int(Path(paths["pids"], "pids.max").read_text())
+    finally:
+        await sandbox.destroy()
+    assert memory == 256 << 20
+    assert 0 < pids <= 65
+
+
 async def test_a_limit_below_what_waits_is_out_of_memory(docker: DockerBackend) -> None:
     outcome = await run_once(docker, plan("python", "import pandas", memory_mb=16))
     assert outcome.status is RunStatus.OOM

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.integration.host import processes, until
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.model import RunStatus
+from code_executor.sandbox import oci, oci_runtime
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.oci import OciBackend
 from code_executor.sandbox.oci_bundle import RuntimeKind
@@ -106,6 +108,28 @@ async def test_a_fork_bomb_in_gvisor_ends_as_a_run_and_leaves_nothing(tmp_path: 
         assert backend._tree is not None
         assert backend._tree.names() == set()
         assert (await carry_out(backend, plan("python", "print(1)"))).stdout.data == b"1\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_its_directory_may_be_on_a_mount_without_execution(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /run is on Debian and Ubuntu."""
+    async with running(kind, tmp_path / "data"):
+        pass  # skipped here where the runtime is missing
+    monkeypatch.setenv("CODE_EXECUTOR_MUST_RUN", kind)  # and from here on a failure
+    run = Path(tempfile.mkdtemp(dir="/run"))  # where sandboxes' user ids may look
+    run.chmod(0o755)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec,mode=755", "none", run], check=True)
+    try:
+        monkeypatch.setattr(oci, "HOST_RUN", run)
+        monkeypatch.setattr(oci_runtime, "HOST_RUN", run)
+        async with running(kind, tmp_path / "data") as backend:
+            outcome = await carry_out(backend, plan("python", "print(1)"))
+        assert outcome.stdout.data == b"1\n"
+    finally:
+        subprocess.run(["umount", run], check=True)
+        run.rmdir()
 
 
 async def test_a_runtime_that_refuses_says_why(tmp_path: Path) -> None:

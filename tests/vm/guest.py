@@ -17,6 +17,10 @@ as a process of that identity in a cgroup made for that step:
     uid 1000, a scope below ``user@1000.service``, which is delegated to it, like
     ``systemd-run --user --scope``.
 
+Where there is a fifth disk, a Docker engine with its data on it is started first, as a service; its
+socket belongs to the ordinary user's group. The project's AppArmor profile is loaded with the
+system's own, as ``docs/docker.md`` asks of an operator.
+
 A step that leaves a process behind has failed, whatever its exit code says. The exit codes
 go to ``results.tar``, written to the fourth disk as the last act. A machine that dies on the
 way writes none, and that counts as failure.
@@ -34,7 +38,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +49,9 @@ RESULTS = Path("/run/results")
 CGROUPS = Path("/sys/fs/cgroup")
 KERNEL_THREADS = 2  # the process that is the parent of them all
 CONTROLLERS = ("cpu", "memory", "pids")
+ENGINE_DISK = Path("/dev/vde")
+ENGINE_SOCKET = Path("/run/docker.sock")
+ENGINE_TIMEOUT_S = 180
 DELEGATED_FILES = ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 
 MOUNTS = (
@@ -100,7 +108,10 @@ def boot() -> None:
     if session == 0:
         try:
             run_job(**json.loads((JOB / "job.json").read_text()))
+        except BaseException:
+            traceback.print_exc()  # the console is all that there is to tell it to
         finally:
+            sys.stderr.flush()
             os._exit(0)
     while os.wait()[0] != session:
         pass
@@ -108,10 +119,13 @@ def boot() -> None:
     Path("/proc/sysrq-trigger").write_text("b")
 
 
-def run_job(identities: Sequence[str], steps: Mapping[str, list[str]]) -> None:
-    """Run each of ``steps`` as each of ``identities`` and write the exit codes."""
+def run_job(sessions: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Run the steps of each identity's session and write the exit codes."""
     furnish()
-    codes = {name: run_session(name, steps) for name in identities}
+    RESULTS.mkdir()
+    if ENGINE_DISK.exists():
+        start_engine()
+    codes = {name: run_session(name, steps) for name, steps in sessions.items()}
     (RESULTS / "codes.json").write_text(json.dumps(codes))
     with tarfile.open("/dev/vdd", "w") as archive:
         archive.add(RESULTS, "results")
@@ -125,7 +139,34 @@ def furnish() -> None:
     for name, value in SYSCTLS.items():
         (Path("/proc/sys") / name).write_text(value)
     _run("ip", "link", "set", "lo", "up")
+    shutil.copy(JOB / "project/apparmor/code-executor", "/etc/apparmor.d/")
     _run("apparmor_parser", "--replace", "--skip-cache", "/etc/apparmor.d")
+
+
+def start_engine() -> None:
+    """Start a Docker engine as a service of the machine and wait until it answers.
+
+    It needs no network: containers of this project have none.
+    """
+    data = Path("/var/lib/docker")
+    data.mkdir(exist_ok=True)
+    _run("mount", "-t", "ext4", str(ENGINE_DISK), str(data))
+    group = make_cgroup(IDENTITIES["root"], "system.slice/docker.service")
+    command = ["dockerd", "--iptables=false", "--bridge=none"]
+    command += [f"--host=unix://{ENGINE_SOCKET}", "--group=runner"]
+    with (RESULTS / "dockerd.log").open("wb") as log:
+        subprocess.Popen(
+            [sys.executable, __file__, "enter", "root", str(group), *command],
+            env=environment(IDENTITIES["root"]),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + ENGINE_TIMEOUT_S
+    ask = ["docker", "version"]
+    while subprocess.run(ask, capture_output=True).returncode and time.monotonic() < deadline:
+        time.sleep(1)  # one that never answers is told by every step that needs it
 
 
 def run_session(name: str, steps: Mapping[str, list[str]]) -> dict[str, int]:
@@ -139,7 +180,8 @@ def run_session(name: str, steps: Mapping[str, list[str]]) -> dict[str, int]:
         print(f"\n=== {name}: {step}", flush=True)
         started = time.monotonic()
         argv = [part.replace("{results}", str(RESULTS / name)) for part in command]
-        codes[step] = run_step(name, step, argv) or report_left_over()
+        before = frozenset(others())
+        codes[step] = run_step(name, step, argv) or report_left_over(before)
         elapsed = time.monotonic() - started
         print(f"=== {name}: {step} ended with {codes[step]} after {elapsed:.0f} s", flush=True)
     return codes
@@ -171,13 +213,14 @@ def make_cgroup(identity: Identity, path: str) -> Path:
     return group
 
 
-def report_left_over() -> int:
+def report_left_over(before: Set[int]) -> int:
     """Print and end the processes that a step left behind; return 1 if there were any.
 
-    They get a moment, for a process that was killed may still be on its way out.
+    ``before`` are those that were there when it began. The others get a moment, for a process that
+    was killed may still be on its way out.
     """
     deadline = time.monotonic() + 10
-    while (left := left_over()) and time.monotonic() < deadline:
+    while (left := [pid for pid in others() if pid not in before]) and time.monotonic() < deadline:
         time.sleep(0.2)
     for pid in left:
         name = _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
@@ -187,7 +230,7 @@ def report_left_over() -> int:
     return 1 if left else 0
 
 
-def left_over() -> list[int]:
+def others() -> list[int]:
     """The processes of this machine, but for PID 1, ourselves and the kernel's threads."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -218,7 +261,10 @@ def own_directory(path: Path, identity: Identity) -> None:
 
 def environment(identity: Identity) -> dict[str, str]:
     """The environment a login of ``identity`` has, the project's tools first in PATH."""
+    engine = {"CODE_EXECUTOR_ENGINE": f"unix://{ENGINE_SOCKET}"} if ENGINE_DISK.exists() else {}
     return {
+        **engine,
+        "CODE_EXECUTOR_MUST_RUN": "docker,gvisor,runc",
         "HOME": identity.home,
         "LANG": "C.UTF-8",
         "PATH": f"{PROJECT}/.venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
@@ -269,10 +315,21 @@ def facts() -> Iterator[tuple[str, str, bool]]:
     if os.getuid() == 0:  # nobody else may read it
         profiles = _read(Path("/sys/kernel/security/apparmor/profiles"))
         yield "apparmor profiles", profiles.replace("\n", ", "), "enforce" in profiles
+    if ENGINE_DISK.exists():
+        yield from engine_facts()
     subuids = _read(Path("/etc/subuid"))
     yield "subordinate ids", subuids, subuids.endswith(":65536") and bool(shutil.which("newuidmap"))
     uid = _uid_in_new_namespaces()
     yield "uid in new namespaces", uid, uid == "0"
+
+
+def engine_facts() -> Iterator[tuple[str, str, bool]]:
+    """What the Docker engine says of this host."""
+    wanted = "{{.CgroupVersion}} {{.CgroupDriver}} {{.Driver}} {{.SecurityOptions}}"
+    asked = ["docker", "info", "--format", wanted]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    fits = told.startswith("2 ") and "name=apparmor" in told and "name=seccomp" in told
+    yield "docker engine", told, fits
 
 
 def _uid_in_new_namespaces() -> str:

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Two images hold what changes seldom, each in a directory named by the hash of everything
+Three images hold what changes seldom, each in a directory named by the hash of everything
 that went into it, this file included, so that an unchanged list costs nothing and a changed
 one rebuilds:
 
@@ -11,12 +11,15 @@ one rebuilds:
 ``python-HASH/``
     ``disk.ext4``, mounted at ``/opt``: a virtual environment for the service with the
     packages the tests import, and one for the programs that users send.
+``engine-HASH/``
+    ``disk.ext4``, a Docker engine's data with the runner images of this checkout, built outside by
+    an engine of the tests' (``tests/engine/rig.py``); only made for a run that asks for it.
 
-The third, ``project.tar``, holds the checkout, is written anew each time, and reaches the
+The last, ``project.tar``, holds the checkout, is written anew each time, and reaches the
 guest as a bare block device: tar needs no file system around it.
 
 A directory is built under a temporary name and renamed when complete, so an interrupted
-build leaves nothing that looks finished. Only building the base image needs root.
+build leaves nothing that looks finished. Building the images of the base and the engine needs root.
 """
 
 from __future__ import annotations
@@ -29,9 +32,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.engine.rig import BASE, LANGUAGES, Engine, dockerd, running_engine
 
 SUITE = "bookworm"
 PYTHON = "3.11"  # the python3 of SUITE
@@ -49,6 +55,20 @@ import sys
 from code_executor.cli import main
 sys.exit(main())
 """
+# What the runner images are made of.
+_RUNNERS = (
+    "runners",
+    "src/code_executor/languages/go_ahead",
+    "src/code_executor/sandbox/init",
+    "src/code_executor/sandbox/bootstrap",
+)
+_RUNNER_FILES = (
+    "src/code_executor/sandbox/build.py",
+    "src/code_executor/languages/goahead.py",
+    "src/code_executor/languages/goindex.py",
+    "src/code_executor/languages/go_build.sh",
+    "tests/engine/rig.py",
+)
 # Large, and of no use to any test.
 _LEFT_OUT = (
     *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"),
@@ -58,21 +78,24 @@ _LEFT_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Files the virtual machine boots from, all absolute paths."""
+    """Files the virtual machine boots from, all absolute paths; ``engine`` where one is wanted."""
 
     kernel: Path
     initrd: Path
     base: Path
     python: Path
+    engine: Path | None
 
 
-def prepare(root: Path, cache: Path) -> Images:
+def prepare(root: Path, cache: Path, *, engine: bool) -> Images:
     """Build or find the images for the checkout ``root`` under ``cache``.
+
+    ``engine``: that of the Docker engine as well.
 
     Packages come from mmdebstrap's default mirror of ``SUITE`` with its security updates.
 
     Raises ``subprocess.CalledProcessError`` when a tool of the build fails and
-    ``SystemExit`` when the base image has to be built without root.
+    ``SystemExit`` when an image has to be built that needs root, without root.
     """
     languages = root / "src/code_executor/languages"
     recipe = sorted((root / "tests/vm/base").iterdir())
@@ -91,7 +114,21 @@ def prepare(root: Path, cache: Path) -> Images:
         [lock.read_text() for lock in locks],
         lambda place: _build_python(place, *locks),
     )
-    return Images(base / "vmlinuz", base / "initrd", base / "disk.ext4", python / "disk.ext4")
+    return Images(
+        base / "vmlinuz",
+        base / "initrd",
+        base / "disk.ext4",
+        python / "disk.ext4",
+        _engine(root, cache) if engine else None,
+    )
+
+
+def _engine(root: Path, cache: Path) -> Path:
+    parts = (part for name in _RUNNERS for part in sorted((root / name).rglob("*")))
+    sources = [part for part in parts if part.is_file() and "_build" not in part.parts]
+    sources += [root / name for name in _RUNNER_FILES]
+    texts = [part.read_text() for part in sources]
+    return _cached(cache, "engine", texts, lambda place: _build_engine(place, root)) / "disk.ext4"
 
 
 def pack_project(root: Path, job: dict[str, object], target: Path) -> None:
@@ -136,9 +173,13 @@ def _cached(cache: Path, kind: str, inputs: Sequence[str], build: Callable[[Path
     return partial.rename(place)
 
 
-def _build_base(place: Path, recipe: Path) -> None:
+def _need_root(kind: str) -> None:
     if os.geteuid() != 0:
-        raise SystemExit("vm: building the base image needs root, once: sudo make test-vm")
+        raise SystemExit(f"vm: building the {kind} image needs root, once: sudo make test-vm")
+
+
+def _build_base(place: Path, recipe: Path) -> None:
+    _need_root("base")
     tree = place / "tree"
     excludes = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     _run(
@@ -154,6 +195,28 @@ def _build_base(place: Path, recipe: Path) -> None:
     shutil.copy(tree / "vmlinuz", place / "vmlinuz")
     shutil.copy(tree / "initrd.img", place / "initrd")
     _pack_ext4(tree, place / "disk.ext4")
+
+
+def _build_engine(place: Path, root: Path) -> None:
+    _need_root("engine")
+    if not (root / ".runtime/python").is_dir():
+        raise SystemExit("vm: the engine's image holds Python's packages: make setup")
+    names = [BASE, *(f"code-executor/{language}" for language in LANGUAGES)]
+    with (
+        running_engine() as source,
+        tempfile.TemporaryDirectory() as scratch,
+        dockerd(place / "data", Path(scratch)) as target,
+    ):
+        _copy_images(source, target, names)
+    _pack_ext4(place / "data", place / "disk.ext4")
+
+
+def _copy_images(source: Engine, target: Engine, names: Sequence[str]) -> None:
+    save = ["docker", "--host", source.address, "save", *names]
+    with subprocess.Popen(save, stdout=subprocess.PIPE) as saving:
+        assert saving.stdout is not None
+        target.docker("load", stdin=saving.stdout.fileno())
+    assert saving.returncode == 0
 
 
 def _build_python(place: Path, service: Path, programs: Path) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.vm import rig
 
-JOB = rig.Job(["root", "user"], {"facts": [], "conformance": []})
+JOB = rig.Job({name: {"facts": [], "conformance": []} for name in ("root", "user")})
 GOOD = {"root": {"facts": 0, "conformance": 0}, "user": {"facts": 0, "conformance": 0}}
 JUNIT = b'<testsuites><testsuite tests="9" failures="1" errors="0" skipped="2"/></testsuites>'
 
@@ -80,14 +82,43 @@ def test_a_machine_that_does_not_end_is_killed_at_the_limit() -> None:
     assert time.monotonic() - started < 30
 
 
+def test_a_clock_may_run_slower() -> None:
+    try:
+        prefix = rig.slow_clock(0.1)
+    except SystemExit:
+        pytest.skip("no libfaketime; apt-get install faketime")
+    code = "import time; b = time.monotonic(); time.sleep(0.05); print(time.monotonic() - b)"
+    started = time.monotonic()
+    inside = float(subprocess.check_output([*prefix, sys.executable, "-c", code]))
+    assert time.monotonic() - started > 2 * inside
+
+
 def test_a_machine_that_ends_is_in_time() -> None:
     assert rig.run_machine(["true"], 30)
 
 
-def test_steps_keep_their_order_and_a_command_replaces_them() -> None:
-    assert list(rig.steps(None, [])) == ["facts", "build", "check", "conformance"]
-    assert list(rig.steps(["conformance", "facts"], [])) == ["facts", "conformance"]
-    assert rig.steps(["facts"], ["id", "-u"]) == {"command": ["id", "-u"]}
+def steps(identity: str, *arguments: str) -> list[str]:
+    return list(rig.session(identity, rig.parse(arguments)))
+
+
+def test_steps_keep_their_order() -> None:
+    native = ["facts", "build", "check-native", "conformance-native"]
+    assert steps("user", "--backend", "native") == native
+    chosen = ("--step", "conformance", "--step", "facts", "--backend", "native")
+    assert steps("root", *chosen) == ["facts", "conformance-native"]
+
+
+def test_every_backend_is_tried_by_those_who_can_use_it() -> None:
+    conformance = ("--step", "conformance")
+    names = ["native", "docker", "runc", "gvisor"]
+    assert steps("root", *conformance) == [f"conformance-{name}" for name in names]
+    assert steps("user", *conformance) == [f"conformance-{name}" for name in names[:2]]
+    assert steps("user", *conformance, "--backend", "runc") == []
+
+
+def test_a_command_replaces_the_steps() -> None:
+    options = rig.parse(["--step", "facts", "--", "id", "-u"])
+    assert rig.session("root", options) == {"command": ["id", "-u"]}
 
 
 def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ import structlog
 from aiodocker.docker import Docker
 from aiodocker.exceptions import DockerError
 
-from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.languages import Flavour, Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
 from code_executor.sandbox import probes
@@ -120,6 +120,7 @@ class DockerBackend:
         await self._look_for_images(self._engine)
         if not all(self._own_init.values()):
             self._copy_init()
+        await self._try_containers()
         if self._waived:
             log.warning("DISABLE_SANDBOX_SECURITY is set: no system call filter, no AppArmor")
 
@@ -129,7 +130,7 @@ class DockerBackend:
                 info: Mapping[str, Any] = await engine.system.info()
         except (*ENGINE_ERRORS, ValueError) as error:
             raise HostUnfit(
-                f"no Docker engine answers at {self._address}: {error}",
+                f"no Docker engine answers at {self._address}: {words(error)}",
                 fix="systemctl start docker, or set DOCKER_HOST; the service's user must be "
                 "allowed to use the socket",
             ) from error
@@ -180,6 +181,34 @@ class DockerBackend:
         if not self._own_init:
             raise HostUnfit("the engine has no image of any language", fix="make images")
 
+    async def _try_containers(self) -> None:
+        """What the engine refuses to every container is told now, not run by run.
+
+        Raises:
+            HostUnfit: it makes none of any language; the engine's words are in the message.
+        """
+        problem: SandboxUnavailable | None = None
+        for language, flavour in self._flavours.values():
+            if language.id not in self._own_init:
+                continue
+            try:
+                # Only init: an interpreter that does not start is its language's matter.
+                await (await self._prepare(language, replace(flavour, warm=Warm.NONE))).destroy()
+            except HostUnfit:
+                raise
+            except SandboxUnavailable as error:
+                problem = problem or error
+                continue
+            return
+        raise HostUnfit(f"no container can be made: {problem}", fix=self._fix_of(str(problem)))
+
+    def _fix_of(self, problem: str) -> str:
+        if "apparmor" not in problem or self._held is None:
+            return "docs/docker.md"
+        if self._held.apparmor == APPARMOR:
+            return "apparmor_parser --replace apparmor/code-executor (docs/docker.md)"
+        return f"load the AppArmor profile {self._held.apparmor} on the engine's host"
+
     def _image(self, language: str) -> str:
         return self._chosen.get(language) or f"code-executor/{language}:latest"
 
@@ -208,17 +237,20 @@ class DockerBackend:
         """See ``ports.Backend.prepare``."""
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
-        if self._engine is None or self._mounts is None:
-            raise SandboxUnavailable("the backend is not started", step="start")
         language, kind = self._flavours[flavour]
         if language.id not in self._own_init:
             reason = f"there is no image {self._image(language.id)}; make images"
             raise SandboxUnavailable(reason, step="image")
-        warm = kind.warm is not Warm.NONE
-        sandbox = DockerSandbox(self._engine, flavour, warm, self._live.discard)
+        return await self._prepare(language, kind)
+
+    async def _prepare(self, language: Language, flavour: Flavour) -> DockerSandbox:
+        if self._engine is None or self._mounts is None:
+            raise SandboxUnavailable("the backend is not started", step="start")
+        warm = flavour.warm is not Warm.NONE
+        sandbox = DockerSandbox(self._engine, flavour.name, warm, self._live.discard)
         self._live.add(sandbox)
         try:
-            await sandbox.start(self._spec(language, kind), self._mounts)
+            await sandbox.start(self._spec(language, flavour), self._mounts)
         except BaseException:
             await sandbox.destroy()
             raise
@@ -250,8 +282,12 @@ class DockerBackend:
             return replace(row, kept=False, evidence=UNBOUNDED_SOCKETS, fix=BOUND_SOCKETS)
         if row.id == "P6":
             return replace(row, evidence=f"{row.evidence}; {SHARED_USER}")
-        if row.id != "P1" or not self._waived:
+        if row.id != "P1":
             return row
+        if not self._waived:
+            profile = self._held.apparmor if self._held is not None else None
+            told = f"AppArmor profile {profile}" if profile else "the engine has no AppArmor"
+            return replace(row, evidence=f"{row.evidence}; {told}")
         evidence = f"DISABLE_SANDBOX_SECURITY is set; {row.evidence}"
         return replace(row, kept=False, evidence=evidence, fix="unset DISABLE_SANDBOX_SECURITY")
 

@@ -25,7 +25,7 @@ from aiodocker.docker import Docker
 from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
 
-from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.model import MIB, Outcome, Plan
 from code_executor.sandbox.group import SOCKETS_V1_BYTES, Group, Mounts
 from code_executor.sandbox.running import RunCounters, RunsPlans
@@ -128,7 +128,6 @@ class DockerSandbox(RunsPlans):
         self._group: Group | None = None
         self._counted: Counted | None = None
         self._limits = (0, 0)
-        self._too_small = False
         self._killing: asyncio.Task[None] | None = None
         self.sockets_limited = False
         self.name = "container"
@@ -152,7 +151,7 @@ class DockerSandbox(RunsPlans):
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 await self._start(spec, mounts)
         except ENGINE_ERRORS as error:
-            raise SandboxUnavailable(f"the engine: {error}", step="container") from error
+            raise SandboxUnavailable(f"the engine: {words(error)}", step="container") from error
 
     async def _start(self, spec: dict[str, Any], mounts: Mounts) -> None:
         container = await self._engine.containers.create(spec)
@@ -199,25 +198,31 @@ class DockerSandbox(RunsPlans):
         return await super().run(plan)
 
     async def _update(self, plan: Plan) -> None:
+        """Have the engine set the run's limits.
+
+        Where what waits inside is larger, v1 refuses the limit; v2 takes it and ends what is there.
+        """
         memory, processes = plan.limits.memory_mb * MIB, plan.processes + 1
         if self._limits == (memory, processes) or self._container is None:
             return
         body = {"Memory": memory, "MemorySwap": memory, "PidsLimit": processes}
+        before = self._counters.oom_kills()
         try:
             await self._engine._query_json(
                 f"containers/{self._container.id}/update", method="POST", data=body
             )
         except DockerError as error:
             if TOO_SMALL not in str(error):
-                raise SandboxUnavailable(f"the engine: {error}", step="limits") from error
-            self._too_small = True
+                raise SandboxUnavailable(f"the engine: {words(error)}", step="limits") from error
+            self._over = True
         except ENGINE_ERRORS as error:
-            raise SandboxUnavailable(f"the engine: {error}", step="limits") from error
+            raise SandboxUnavailable(f"the engine: {words(error)}", step="limits") from error
+        self._over = self._over or self._counters.oom_kills() > before
 
     def _limit_group(self, plan: Plan) -> None:
         """Done by the engine, above; here its verdict is told."""
         del plan
-        if self._too_small:
+        if self._over:
             raise SandboxUnavailable("the interpreter is larger than the limit", step="limits")
 
     def _kill(self) -> None:

@@ -26,6 +26,7 @@ MNT_DETACH: Final = 2
 MOUNT_ATTR_RDONLY: Final = 1
 MOUNT_ATTR_NOSUID: Final = 2
 MOUNT_ATTR_NODEV: Final = 4
+MOUNT_ATTR_NOEXEC: Final = 8
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
@@ -73,9 +74,12 @@ def pivot_root(new: str, old: str) -> None:
     _check(_libc.syscall(number, new.encode(), old.encode()), "pivot_root")
 
 
-def restrict_mount(path: str, attributes: int) -> None:
-    """mount_setattr(2), recursive: add ``attributes`` to the mount at ``path`` and all below it."""
-    settings = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+def restrict_mount(path: str, attributes: int, *, without: int = 0) -> None:
+    """mount_setattr(2), recursive: set ``attributes`` on the mount at ``path`` and all below it.
+
+    ``without`` are those that it has from the mount it was made of, and shall not have.
+    """
+    settings = (ctypes.c_uint64 * 4)(attributes, without, 0, 0)
     result = _libc.syscall(
         _SYS_MOUNT_SETATTR,
         _AT_FDCWD,

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import structlog
 
-from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.languages import Flavour, Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
 from code_executor.plan import default_env
@@ -220,7 +220,7 @@ class NativeBackend:
             await sandbox.destroy()
             if isinstance(error, SandboxUnavailable | asyncio.CancelledError):
                 raise
-            raise SandboxUnavailable(f"no sandbox: {error}", step="prepare") from error
+            raise SandboxUnavailable(f"no sandbox: {words(error)}", step="prepare") from error
         finally:
             if network is not None:
                 os.close(network)

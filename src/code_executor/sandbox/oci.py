@@ -31,7 +31,7 @@ from pathlib import Path
 
 import structlog
 
-from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.languages import Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
 from code_executor.sandbox import probes, seccomp
@@ -180,7 +180,7 @@ class OciBackend:
             await sandbox.destroy()
             if isinstance(error, SandboxUnavailable | asyncio.CancelledError):
                 raise
-            raise SandboxUnavailable(f"no sandbox: {error}", step="prepare") from error
+            raise SandboxUnavailable(f"no sandbox: {words(error)}", step="prepare") from error
         return sandbox
 
     @property

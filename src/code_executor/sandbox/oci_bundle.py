@@ -63,7 +63,6 @@ MASKED = (
     "/proc/kcore",
     "/proc/keys",
     "/proc/timer_list",
-    "/proc/sysrq-trigger",
     "/proc/key-users",
     "/proc/kallsyms",
     "/proc/interrupts",
@@ -73,6 +72,8 @@ MASKED = (
     "/proc/scsi",
     "/proc/asound",
 )
+# A file is masked by /dev/null, which anybody may write to; this one is root's, and stays it.
+READ_ONLY = ("/proc/sysrq-trigger",)
 
 
 class RuntimeKind(StrEnum):
@@ -192,6 +193,7 @@ def _linux(box: Box) -> Mapping[str, Any]:
     linux: dict[str, Any] = {
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "maskedPaths": [*MASKED] if box.kind is RuntimeKind.RUNC else [],
+        "readonlyPaths": [*READ_ONLY] if box.kind is RuntimeKind.RUNC else [],
     }
     if box.uids is not None:
         maps = [

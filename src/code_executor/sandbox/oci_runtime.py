@@ -119,13 +119,15 @@ class Place:
     def lock_root(self) -> None:
         """Make the root a mount of its own, read-only and nosuid: so it is in every sandbox.
 
+        Init is executed from it, and /run is mounted noexec on Debian and Ubuntu.
+
         Raises:
             HostUnfit: mounting is not allowed here.
         """
         locked = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
         try:
             linux.mount(str(self.root), str(self.root), None, linux.MS_BIND)
-            linux.restrict_mount(str(self.root), locked)
+            linux.restrict_mount(str(self.root), locked, without=linux.MOUNT_ATTR_NOEXEC)
         except OSError as error:
             raise HostUnfit(
                 f"cannot mount {self.root}: {error.strerror}", fix="give the service CAP_SYS_ADMIN"

@@ -224,7 +224,7 @@ async def language_status(backend: Backend, language: Language) -> LanguageStatu
             raise SandboxUnavailable("it does not tell its version", step="version")
         packages = await _packages(backend, language)
     except SandboxUnavailable as error:
-        reason = f"not installed ({error.message}); {language.install}"
+        reason = f"not usable ({error.message}); where it is missing: {language.install}"
         return replace(found, reason=reason)
     return replace(found, available=True, version=version[0].decode(), packages=packages)
 

@@ -63,6 +63,7 @@ class RunsPlans(ABC):
     def __init__(self) -> None:
         self._session: Session | None = None
         self._warm = False  # an interpreter waits inside
+        self._over = False  # it is larger than the run may be, which may have ended it
         self._hard_kill: asyncio.TimerHandle | None = None
         self._destroying: asyncio.Task[None] | None = None
 
@@ -103,7 +104,7 @@ class RunsPlans(ABC):
     async def run(self, plan: Plan) -> Outcome:
         """Execute the plan; see ``ports.Sandbox.run``."""
         session = self._session
-        if session is None or session.closed:
+        if session is None or (session.closed and not self._over):
             raise SandboxUnavailable("the sandbox died before its run", step="start")
         watch = Watch(self._counters, plan.limits, self._stop)
         session.on_began = watch.began

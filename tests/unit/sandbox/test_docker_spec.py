@@ -31,6 +31,12 @@ def test_nothing_is_given() -> None:
     assert {"/proc/kcore", "/proc/keys", "/sys"} <= set(MASKED)
 
 
+def test_what_may_not_be_written_to_is_not_masked_by_a_device_that_may() -> None:
+    host = spec()["HostConfig"]
+    assert "/proc/sysrq-trigger" in host["ReadonlyPaths"]
+    assert "/proc/sysrq-trigger" not in host["MaskedPaths"]
+
+
 def test_memory_is_limited_without_swap() -> None:
     host = spec()["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 64 * MIB

@@ -102,6 +102,8 @@ def test_runc_shares_no_user_with_the_host() -> None:
     assert {"user", "cgroup"} <= {each["type"] for each in linux["namespaces"]}
     assert linux["cgroupsPath"] == "/tree/box"
     assert "/proc/kcore" in linux["maskedPaths"]
+    assert "/proc/sysrq-trigger" in linux["readonlyPaths"]
+    assert "/proc/sysrq-trigger" not in linux["maskedPaths"]  # /dev/null can be written to
     assert "hidepid=invisible" in mounts(RUNC)["/proc"]["options"]
 
 
