@@ -154,11 +154,22 @@ def _make_tree(engine: Engine, directory: Path) -> None:
     if not engine.docker("images", "--quiet", f"{TREE}:{recipe}"):
         _import_tree(engine, directory / "tree", f"{TREE}:{recipe}")
     runtime = Path(os.environ.get("RUNTIME_DIR") or ROOT / ".runtime")
-    copied = f"FROM {TREE}:{recipe}\nCOPY . /opt/python\n"
-    _make_base(engine, WITH_RUNTIME, copied, runtime / "python")
+    _add_runtime(engine, directory, f"{TREE}:{recipe}", runtime / "python")
     settings = r"[global]\nno-index = true\nfind-links = /var/wheels\n"
     copied = f"FROM {WITH_RUNTIME}\nCOPY . /var/wheels\nRUN printf '{settings}' >/etc/pip.conf\n"
     _make_base(engine, BASE, copied, _wheels(directory))
+
+
+def _add_runtime(engine: Engine, directory: Path, tree: str, runtime: Path) -> None:
+    """Not asked of the engine when it is what it was: that would be sent half a gigabyte."""
+    stamp, known = runtime / ".stamp", directory / "runtime.stamp"
+    wanted = f"{tree} {stamp.read_text()}" if stamp.is_file() else ""
+    is_there = bool(engine.docker("images", "--quiet", WITH_RUNTIME))
+    if is_there and wanted and known.is_file() and known.read_text() == wanted:
+        return
+    known.unlink(missing_ok=True)
+    _make_base(engine, WITH_RUNTIME, f"FROM {tree}\nCOPY . /opt/python\n", runtime)
+    known.write_text(wanted)
 
 
 def _make_base(engine: Engine, name: str, dockerfile: str, context: Path) -> None:
