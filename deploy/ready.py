@@ -5,6 +5,7 @@ import urllib.request
 
 token = os.environ["API_KEYS"].split(":")[0]
 asked = urllib.request.Request(
-    "http://127.0.0.1:8080/v1/ready", headers={"Authorization": f"Bearer {token}"}
+    f"http://127.0.0.1:{os.environ.get('PORT') or 8080}/v1/ready",
+    headers={"Authorization": f"Bearer {token}"},
 )
 urllib.request.urlopen(asked, timeout=4).close()  # noqa: S310

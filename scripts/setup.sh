@@ -16,8 +16,9 @@ umask 022 # sandboxes read the runtimes under another uid
 readonly LANGUAGES=(ruby php go node)
 declare -rA PACKAGES=(
     [python]="python3 python3-venv" [compiler]="gcc libc6-dev" [libseccomp]=libseccomp2
-    [runc]=runc [runsc]=runsc [docker]=docker.io [debootstrap]=debootstrap [apparmor]=apparmor
-    [uidmap]=uidmap [ruby]=ruby [php]=php-cli [go]=golang-go [node]=nodejs
+    [runc]=runc [runsc]=runsc [docker]=docker.io [compose]=docker-compose
+    [debootstrap]=debootstrap [apparmor]=apparmor [uidmap]=uidmap
+    [ruby]=ruby [php]=php-cli [go]=golang-go [node]=nodejs
 )
 
 # The sandbox sees the system's /usr and nothing else of the host, so only that counts here.
@@ -38,6 +39,7 @@ has_runsc() { [[ -n $(first_of /usr/bin/runsc /usr/local/bin/runsc) ]]; }
 has_docker() { # the engine, and a client for the tests
     [[ -n $(first_of /usr/sbin/dockerd /usr/bin/dockerd) ]] && command -v docker >/dev/null
 }
+has_compose() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null; }
 has_debootstrap() { [[ -n $(first_of /usr/sbin/debootstrap) ]]; }
 has_apparmor() { [[ -n $(first_of /usr/sbin/apparmor_parser /sbin/apparmor_parser) ]]; }
 # Without root, every run gets its uid from a range that newuidmap hands out.
@@ -145,7 +147,7 @@ system_packages() {
 # Backends whose runtime cannot be had skip their tests. The engine of the docker backend's is started
 # by them, on a base that debootstrap makes; apparmor has the parser that checks the profile.
 test_packages() {
-    local names=(runc runsc docker debootstrap apparmor) missing name
+    local names=(runc runsc docker compose debootstrap apparmor) missing name
     mapfile -t missing < <(missing_of "${names[@]}")
     ((${#missing[@]})) || return 0
     ! may_install || install_packages "${missing[@]}"

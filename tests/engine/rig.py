@@ -2,9 +2,11 @@
 
 Theory of operation. No registry is needed: the base image is a Debian tree that ``debootstrap``
 makes with the languages in it, imported under the name that the Dockerfiles of ``runners/`` start
-from. Those find everything there and so build without a network. Tree and images stay in a cache
-outside of the checkout (``XDG_CACHE_HOME``), locked while an engine uses it: the first start takes
-minutes, later ones seconds. The engine is ended by its pid.
+from. Those find everything there and so build without a network; so does ``deploy/Dockerfile``,
+whose Python packages wait in ``/var/wheels``, fetched as ``scripts/setup.sh`` fetches them. Tree
+and images stay in a cache outside of the checkout (``XDG_CACHE_HOME``), locked while an engine uses
+it: the first start takes minutes, later ones seconds. The engine is ended by its pid. It changes no
+rule of this host's network: what it publishes on a port goes through its own proxy.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 LANGUAGES = ("python", "node", "ruby", "php", "go")
 BASE = "debian:bookworm-slim"
 TREE = "code-executor-tests/tree"
+WITH_RUNTIME = "code-executor-tests/runtime"
 SUITE = "bookworm"
+SUITE_PYTHON = "3.11"
 PACKAGES = ("ca-certificates", "gcc", "golang-go", "libc6-dev", "nodejs", "php-cli", "python3",
             "python3-venv", "ruby")  # fmt: skip
 START_TIMEOUT_S = 60.0
@@ -43,11 +48,16 @@ class Engine:
 
     address: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """For programs that are to speak to it."""
+        return _environment(self.address)
+
     def docker(self, *args: str, stdin: int | None = None) -> str:
         """Run the engine's own client; its standard output."""
         done = subprocess.run(
             ["docker", *args],
-            env=_environment(self.address),
+            env=self.environment,
             stdin=stdin,
             capture_output=True,
             text=True,
@@ -95,13 +105,20 @@ def running_engine() -> Iterator[Engine]:
     with (directory / "lock").open("w") as lock, tempfile.TemporaryDirectory() as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with dockerd(directory / "data", Path(scratch)) as engine:
-            for left in engine.containers():
-                engine.docker("rm", "--force", left)
+            _remove_what_is_left(engine)
             _make_tree(engine, directory)
             _make_images(engine)
             # What earlier states of the sources have left; the younger is the builder's cache.
             engine.docker("image", "prune", "--force", "--filter", "until=72h")
             yield engine
+
+
+def _remove_what_is_left(engine: Engine) -> None:
+    """Of tests that were killed."""
+    for kind in (("container", "ls", "--all"), ("volume", "ls")):
+        for left in engine.docker(*kind, "--quiet").split():
+            engine.docker(kind[0], "rm", "--force", left)
+    engine.docker("network", "prune", "--force")
 
 
 def _check_host() -> None:
@@ -125,7 +142,8 @@ def dockerd(data: Path, scratch: Path) -> Iterator[Engine]:
         NoEngine: it does not start.
     """
     address = f"unix://{scratch}/docker.sock"
-    command = ["dockerd", "--iptables=false", "--bridge=none", f"--data-root={data}"]
+    command = ["dockerd", "--iptables=false", "--ip-forward=false", "--bridge=none"]
+    command += [f"--data-root={data}"]
     command += [f"--exec-root={scratch}/exec", f"--pidfile={scratch}/pid", f"--host={address}"]
     with (scratch / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -150,16 +168,49 @@ def _await(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
 
 
 def _make_tree(engine: Engine, directory: Path) -> None:
-    """The base with all languages, then this checkout's Python packages on it."""
+    """The base with all languages, then this checkout's Python packages on it: the programs' ones
+    in place, the service's to be installed."""
     recipe = hashlib.sha256(f"{SUITE} {','.join(PACKAGES)}".encode()).hexdigest()[:12]
     if not engine.docker("images", "--quiet", f"{TREE}:{recipe}"):
         _import_tree(engine, directory / "tree", f"{TREE}:{recipe}")
     runtime = Path(os.environ.get("RUNTIME_DIR") or ROOT / ".runtime")
-    dockerfile = f"FROM {TREE}:{recipe}\nCOPY . /opt/python\n"
+    _add_runtime(engine, directory, f"{TREE}:{recipe}", runtime / "python")
+    settings = r"[global]\nno-index = true\nfind-links = /var/wheels\n"
+    copied = f"FROM {WITH_RUNTIME}\nCOPY . /var/wheels\nRUN printf '{settings}' >/etc/pip.conf\n"
+    _make_base(engine, BASE, copied, _wheels(directory))
+
+
+def _add_runtime(engine: Engine, directory: Path, tree: str, runtime: Path) -> None:
+    """Not asked of the engine when it is what it was: that would be sent half a gigabyte."""
+    stamp, known = runtime / ".stamp", directory / "runtime.stamp"
+    wanted = f"{tree} {stamp.read_text()}" if stamp.is_file() else ""
+    is_there = bool(engine.docker("images", "--quiet", WITH_RUNTIME))
+    if is_there and wanted and known.is_file() and known.read_text() == wanted:
+        return
+    known.unlink(missing_ok=True)
+    _make_base(engine, WITH_RUNTIME, f"FROM {tree}\nCOPY . /opt/python\n", runtime)
+    known.write_text(wanted)
+
+
+def _make_base(engine: Engine, name: str, dockerfile: str, context: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".Dockerfile") as file:
         file.write(dockerfile)
         file.flush()
-        engine.docker("build", "--quiet", "--tag", BASE, "--file", file.name, f"{runtime}/python")
+        engine.docker("build", "--quiet", "--tag", name, "--file", file.name, str(context))
+
+
+def _wheels(directory: Path) -> Path:
+    """The service's packages for the base's Python, as the lock lists them."""
+    lock = ROOT / "requirements.lock"
+    wheels = directory / "wheels" / hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+    if not wheels.is_dir():
+        fresh = wheels.with_suffix(".new")
+        shutil.rmtree(wheels.parent, ignore_errors=True)
+        fetch = ["download", "--quiet", "--only-binary=:all:", "--require-hashes"]
+        fetch += [f"--python-version={SUITE_PYTHON}", f"--dest={fresh}", f"--requirement={lock}"]
+        subprocess.run([sys.executable, "-m", "pip", *fetch], check=True, capture_output=True)
+        fresh.rename(wheels)
+    return wheels
 
 
 def _import_tree(engine: Engine, tree: Path, name: str) -> None:

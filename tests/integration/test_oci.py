@@ -115,7 +115,7 @@ async def test_its_directory_may_be_on_a_mount_without_execution(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As /run is on Debian and Ubuntu."""
-    async with running(kind, tmp_path / "data"):
+    async with running_oci(kind, tmp_path / "data"):
         pass  # skipped here where the runtime is missing
     monkeypatch.setenv("CODE_EXECUTOR_MUST_RUN", kind)  # and from here on a failure
     run = Path(tempfile.mkdtemp(dir="/run"))  # where sandboxes' user ids may look
@@ -124,7 +124,7 @@ async def test_its_directory_may_be_on_a_mount_without_execution(
     try:
         monkeypatch.setattr(oci, "HOST_RUN", run)
         monkeypatch.setattr(oci_runtime, "HOST_RUN", run)
-        async with running(kind, tmp_path / "data") as backend:
+        async with running_oci(kind, tmp_path / "data") as backend:
             outcome = await carry_out(backend, plan("python", "print(1)"))
         assert outcome.stdout.data == b"1\n"
     finally:
