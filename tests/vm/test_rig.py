@@ -70,6 +70,13 @@ def test_a_skipped_test_has_not_passed(tmp_path: Path) -> None:
     assert verdict(tmp_path, GOOD, **{"user/conformance.xml": junit % 1}) == 1
 
 
+def test_a_check_that_failed_as_declared_is_not_skipped(tmp_path: Path) -> None:
+    case = b'<testcase><skipped type="pytest.xfail"/></testcase>'
+    junit = b'<testsuites><testsuite tests="9" skipped="%d">' + case + b"</testsuite></testsuites>"
+    assert verdict(tmp_path, GOOD, **{"user/conformance.xml": junit % 1}) == 0
+    assert verdict(tmp_path, GOOD, **{"user/conformance.xml": junit % 2}) == 1
+
+
 def test_counts_of_the_suite_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verdict(tmp_path, GOOD, **{"root/conformance.xml": JUNIT})
     shown = capsys.readouterr().out
