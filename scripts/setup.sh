@@ -17,7 +17,7 @@ readonly LANGUAGES=(ruby php go node)
 declare -rA PACKAGES=(
     [python]="python3 python3-venv" [compiler]="gcc libc6-dev" [libseccomp]=libseccomp2
     [runc]=runc [runsc]=runsc [docker]=docker.io [compose]=docker-compose
-    [debootstrap]=debootstrap [apparmor]=apparmor [uidmap]=uidmap
+    [debootstrap]=debootstrap [apparmor]=apparmor [bwrap]=bubblewrap [uidmap]=uidmap
     [ruby]=ruby [php]=php-cli [go]=golang-go [node]=nodejs
 )
 
@@ -40,6 +40,7 @@ has_docker() { # the engine, and a client for the tests
     [[ -n $(first_of /usr/sbin/dockerd /usr/bin/dockerd) ]] && command -v docker >/dev/null
 }
 has_compose() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null; }
+has_bwrap() { command -v bwrap >/dev/null; }
 has_debootstrap() { [[ -n $(first_of /usr/sbin/debootstrap) ]]; }
 has_apparmor() { [[ -n $(first_of /usr/sbin/apparmor_parser /sbin/apparmor_parser) ]]; }
 # Without root, every run gets its uid from a range that newuidmap hands out.
@@ -145,9 +146,10 @@ system_packages() {
 }
 
 # Backends whose runtime cannot be had skip their tests. The engine of the docker backend's is started
-# by them, on a base that debootstrap makes; apparmor has the parser that checks the profile.
+# by them, on a base that debootstrap makes; apparmor has the parser that checks the profile. With
+# bubblewrap the benchmark compares.
 test_packages() {
-    local names=(runc runsc docker compose debootstrap apparmor) missing name
+    local names=(runc runsc docker compose debootstrap apparmor bwrap) missing name
     mapfile -t missing < <(missing_of "${names[@]}")
     ((${#missing[@]})) || return 0
     ! may_install || install_packages "${missing[@]}"
