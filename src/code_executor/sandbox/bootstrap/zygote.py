@@ -31,6 +31,7 @@ MAIN = "/work/main.py"
 WARM: set[str] = set()
 AT_FORK: list[dict[str, Any]] = []  # what modules want called around a fork
 NOT_AFTER_FORK = {"_after_fork", "_after_at_fork_child_reinit_locks", "_at_fork_reinit"}
+UNFROZEN: list[object] = []  # what the collector lists as long as the program freezes nothing
 SPECIAL = {"sys", "builtins", "__main__"}
 OBJECTS_MAX = 5000
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, by a class statement above all
@@ -113,6 +114,7 @@ def make_room() -> None:
         __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
     )
     sys.modules["__main__"] = main
+    UNFROZEN.append([])
 
 
 def begin(job: bytes) -> None:
@@ -157,7 +159,8 @@ def nothing_to_tear_down() -> bool:
     objects = gc.get_objects()
     return (
         len(objects) < OBJECTS_MAX
-        and all(o.__callback__ is None for o in objects if type(o) is REFERENCE)
+        and any(o is UNFROZEN[0] for o in objects)
+        and all(o.__callback__ is None for o in objects if issubclass(type(o), REFERENCE))
         and all(map(is_plain, set(map(type, objects))))
     )
 

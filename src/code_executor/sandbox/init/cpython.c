@@ -55,26 +55,30 @@ static _Noreturn void give_up(void)
     _exit(126);
 }
 
-static void flush(PyObject *file)
+static int flush(PyObject *file)
 {
     PyObject *method = file ? PyObject_GetAttrString(file, "flush") : NULL;
     PyObject *result = method ? PyObject_CallFunctionObjArgs(method, NULL) : NULL;
+    int flushed = result != NULL;
     if (!result)
         PyErr_Clear();
     else
         Py_DecRef(result);
     if (method) /* it holds the file */
         Py_DecRef(method);
+    return flushed;
 }
 
-/* sys.stderr.flush(), sys.stdout.flush(), as CPython does when it has run a file. */
-static void flush_io(void)
+/* sys.stderr.flush(), sys.stdout.flush(), as CPython does when it has run a file; whether both
+ * could be. */
+static int flush_io(void)
 {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    flush(PySys_GetObject("stderr"));
-    flush(PySys_GetObject("stdout"));
+    int flushed = flush(PySys_GetObject("stderr"));
+    flushed = flush(PySys_GetObject("stdout")) && flushed;
     PyErr_Restore(type, value, traceback);
+    return flushed;
 }
 
 static void write_reason(PyObject *reason)
@@ -127,7 +131,7 @@ static void rehearse(void)
     if (result)
         Py_DecRef(result);
     PyErr_Clear();
-    flush_io();
+    (void)flush_io();
     (void)quiet_end();
 }
 
@@ -142,7 +146,7 @@ static int run_file(void)
     PyObject *result =
         PyRun_FileExFlags(file, "/work/main.py", FILE_INPUT, dict, dict, 1, &flags);
     int code = 0;
-    flush_io();
+    (void)flush_io();
     if (result) {
         Py_DecRef(result);
     } else if (PyErr_ExceptionMatches(PyExc_SystemExit)) {
@@ -173,8 +177,8 @@ static _Noreturn void leave(int code, int early)
 static void observable_part_is_over(PyObject *capsule)
 {
     (void)capsule;
-    flush(standard[1]);
-    flush(standard[0]);
+    (void)flush(standard[1]);
+    (void)flush(standard[0]);
     fflush(NULL);
     leave(exit_code, 1);
 }
@@ -200,7 +204,7 @@ enum rest {
 static enum rest rest_needed(void)
 {
     if (streams_untouched() && quiet_end())
-        return NOTHING;
+        return flush_io() ? NOTHING : ALL;
     PyObject *answer = PyObject_CallFunctionObjArgs(python.end, NULL);
     if (!answer) {
         PyErr_Clear();
@@ -208,7 +212,9 @@ static enum rest rest_needed(void)
     }
     long rest = PyLong_AsLong(answer);
     Py_DecRef(answer);
-    if (!streams_untouched())
+    /* A stream that cannot be flushed (a detached one) has a message and an exit code of its own, and
+     * what it holds is written at the very end. */
+    if (!streams_untouched() || !flush_io())
         return ALL;
     return rest == NOTHING ? NOTHING : rest == TEAR_DOWN ? TEAR_DOWN : ALL;
 }
@@ -230,7 +236,6 @@ static _Noreturn void finalize(int code)
     exit_code = code;
     switch (rest_needed()) {
     case NOTHING:
-        flush_io();
         fflush(NULL);
         leave(code, 1);
     case TEAR_DOWN:

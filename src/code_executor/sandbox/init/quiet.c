@@ -25,6 +25,7 @@ static struct {
     PyObject *name, *module;
 } warm[MODULES_MAX];
 static size_t warm_count;
+static PyObject *canary; /* listed by the collector unless the program froze what it made */
 static PyObject *out, *err; /* sys.stdout and sys.stderr, not kept from their end */
 static struct {
     PyObject *variables, *shutdown, *atexits;
@@ -66,6 +67,7 @@ void quiet_remember(void)
         warm_count++;
     out = PySys_GetObject("stdout");
     err = PySys_GetObject("stderr");
+    canary = Py_BuildValue("[]");
     remember_threading();
 }
 
@@ -122,12 +124,15 @@ static int plain_objects(void)
 {
     PyObject *objects = PyObject_CallFunctionObjArgs(python.objects, NULL);
     ssize_t count = objects ? PyList_Size(objects) : OBJECTS_MAX;
-    int plain = count < OBJECTS_MAX;
-    for (ssize_t i = 0; plain && i < count; i++)
-        plain = is_plain(PyList_GetItem(objects, i));
+    int plain = count < OBJECTS_MAX, all = 0;
+    for (ssize_t i = 0; plain && i < count; i++) {
+        PyObject *object = PyList_GetItem(objects, i);
+        plain = is_plain(object);
+        all |= object == canary;
+    }
     if (objects)
         Py_DecRef(objects);
-    return plain;
+    return plain && all;
 }
 
 int quiet_end(void)

@@ -41,7 +41,7 @@ static struct {
     pid_t pid;
     int ending;
 } children[CHILDREN_MAX];
-static size_t child_count;
+static size_t child_count, child_most;
 static struct filter filter;
 static int deaths = -1;
 
@@ -117,6 +117,15 @@ static void remember(pid_t pid, int ending)
     }
     children[child_count].pid = pid;
     children[child_count++].ending = ending;
+    if (child_most < child_count)
+        child_most = child_count;
+}
+
+/* In a child: its neighbours, and how the host numbers them, are none of its business. */
+static void forget_others(void)
+{
+    memset(children, 0, child_most * sizeof *children);
+    child_count = child_most = 0;
 }
 
 static void tell(pid_t pid, int status, const struct rusage *usage)
@@ -157,6 +166,7 @@ static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fd
     pid_t pid = fork();
     if (pid == 0) {
         enter(processes, fds, count);
+        forget_others();
         hooks->child();
         return 1;
     }
