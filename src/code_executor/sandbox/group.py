@@ -95,6 +95,7 @@ class Group:
         if (memory_bytes, processes) == self._limits:
             return
         memory = self._paths["memory"]
+        self._limits = (0, 0)  # until all is written
         write_control(f"{self._paths['pids']}/pids.max", str(processes))
         if not self._v2:
             self._limit_v1(memory, str(memory_bytes))

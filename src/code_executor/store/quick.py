@@ -7,6 +7,7 @@ being woken with the result. What may take long is not waited for here. Somebody
 connection waits for none. Moving the log into the database, and starting the log anew after that,
 which are fsyncs: this connection does neither, as long as it is only asked while
 :class:`~code_executor.store.checkpointer.Checkpointer` and the lane say so (see ``sqlite``). A
+row of more than ``LARGE_BYTES``, which takes milliseconds for every MiB. A
 disk that does not keep up: after a commit of more than ``SLOW_S`` (a busy machine alone has taken
 a few milliseconds), nothing is tried for ``REST_S``.
 
@@ -20,6 +21,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 
+LARGE_BYTES = 128 * 1024
 SLOW_S = 0.05
 REST_S = 1.0
 
@@ -63,7 +65,7 @@ class QuickWriter:
     def write(self, row: Mapping[str, object]) -> bool:
         """Execute the statement with ``row``; whether a row was written, and is committed."""
         begun = self._monotonic()
-        if self._connection is None or begun < self._resting_until:
+        if self._connection is None or begun < self._resting_until or _size(row) > LARGE_BYTES:
             return False
         try:
             written = self._connection.execute(self._sql, row).rowcount
@@ -73,3 +75,8 @@ class QuickWriter:
         if ended - begun > SLOW_S:
             self._resting_until = ended + REST_S
         return written > 0
+
+
+def _size(row: Mapping[str, object]) -> int:
+    """What the row's texts and bytes take, about."""
+    return sum(len(value) for value in row.values() if isinstance(value, str | bytes))

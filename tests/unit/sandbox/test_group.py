@@ -104,6 +104,19 @@ def test_limits_on_v1_count_memory_and_swap_as_one(v1: Layout) -> None:
     assert v1.group.remove()
 
 
+def test_limits_that_were_set_by_half_are_set_anew(v2: Layout) -> None:
+    v2.make()
+    v2.file("memory.max").unlink()
+    v2.file("memory.max").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        v2.group.limit(memory_bytes=7, processes=9)
+    v2.file("memory.max").rmdir()
+    v2.file("memory.max").touch()
+    v2.group.limit(memory_bytes=1048576, processes=5)
+    assert v2.file("pids.max").read_text() == "5"
+    assert v2.group.remove()
+
+
 def test_a_kernel_without_swap_accounting_is_no_failure(layout: Layout) -> None:
     layout.file(
         "memory.memsw.limit_in_bytes" if layout.version == 1 else "memory.swap.max"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from code_executor.store.quick import REST_S, SLOW_S, QuickWriter
+from code_executor.store.quick import LARGE_BYTES, REST_S, SLOW_S, QuickWriter
 
 UPSERT = (
     "INSERT INTO t VALUES (:id, :owner) ON CONFLICT (id) DO UPDATE SET owner = owner"
@@ -53,6 +53,12 @@ def rows(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 def test_a_row_is_committed_when_it_returns(quick: QuickWriter, other: sqlite3.Connection) -> None:
     assert quick.write({"id": "a", "owner": "ann"})
     assert rows(other) == [("a", "ann")]
+
+
+def test_a_large_row_is_left_to_the_lane(quick: QuickWriter, other: sqlite3.Connection) -> None:
+    assert not quick.write({"id": "a", "owner": "a" * LARGE_BYTES})
+    assert rows(other) == []
+    assert quick.write({"id": "b", "owner": "b" * (LARGE_BYTES - 1)})
 
 
 def test_nobody_s_lock_is_waited_for(quick: QuickWriter, other: sqlite3.Connection) -> None:

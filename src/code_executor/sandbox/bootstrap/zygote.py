@@ -18,6 +18,7 @@ What differs from a new interpreter is written down in ``docs/languages.md``.
 import atexit
 import gc
 import importlib
+import itertools
 import os
 import sys
 import time
@@ -114,6 +115,9 @@ def make_room() -> None:
         __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
     )
     sys.modules["__main__"] = main
+    threading: Any = sys.modules.get("threading")
+    if hasattr(threading, "_counter"):  # threads of what was warmed up have had numbers
+        threading._counter = itertools.count(1).__next__
     UNFROZEN.append([])
 
 
