@@ -124,9 +124,9 @@ class Service:
         return int(float(told.split()[1]))
 
     def runners(self) -> set[str]:
-        """The containers that programs run in."""
+        """The containers that its programs run in."""
         listed = self.engine.docker("ps", "--all", "--quiet", "--filter", f"label={HOME_LABEL}")
-        return set(listed.split())
+        return set(listed.split()) - self.others
 
     def kill(self) -> None:
         """SIGKILL to the service itself, from the host; the engine starts it again."""
