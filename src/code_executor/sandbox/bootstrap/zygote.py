@@ -115,9 +115,6 @@ def make_room() -> None:
         __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
     )
     sys.modules["__main__"] = main
-    threading: Any = sys.modules.get("threading")
-    if hasattr(threading, "_counter"):  # threads of what was warmed up have had numbers
-        threading._counter = itertools.count(1).__next__
     UNFROZEN.append([])
 
 
@@ -221,6 +218,9 @@ def install() -> None:
     minor = sys.version_info.minor
     NATIVE.setup(make_room, begin, end, after_fork(), usual, minor, single, *seen)
     sys.path_hooks.insert(0, HOOK)
+    threading: Any = sys.modules.get("threading")
+    if hasattr(threading, "_counter"):  # threads of what was warmed up have had numbers
+        threading._counter = itertools.count(1).__next__
     gc.collect()
     gc.freeze()
 
