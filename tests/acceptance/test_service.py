@@ -186,7 +186,7 @@ def test_nothing_leaks(tmp_path: Path) -> None:
     ]
     data = tmp_path / "data"
     # A pool of one size: one that follows demand has more of the host's when it is busy.
-    with serving(data, WARM_POOL="1", WARM_POOL_MAX="6") as service:
+    with serving(data, WARM_POOL="1", WARM_POOL_MAX="8") as service:
         for code, fields in codes * 4:
             service.run("python", code, **fields)
         time.sleep(3)
