@@ -199,7 +199,11 @@ def test_nothing_leaks(tmp_path: Path) -> None:
             now = footprint(service.process.pid, data)
             return all(getattr(now, name) <= getattr(before, name) + slack[name] for name in slack)
 
-        slack = {"processes": 0, "mounts": 0, "cgroups": 0, "descriptors": 4, "directories": 300}
+        # Three groups more than at first may wait to serve again, each with its files open; what
+        # leaks with every run, or every fifth, is more than they are.
+        open_files = 3 * 9 + 4
+        slack = {"processes": 0, "mounts": 0, "cgroups": 0, "descriptors": open_files}
+        slack["directories"] = 300
         assert settle(settled), (before, footprint(service.process.pid, data))
 
 
