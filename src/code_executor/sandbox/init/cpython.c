@@ -1,8 +1,8 @@
 /* The zygote's native part: CPython.
  *
  * Theory of operation. bootstrap/zygote.py, which CPython imports as sitecustomize, imports
- * this library and puts serve_and_run() into sys.path_hooks. `python3 main.py` asks those hooks about its argument when
- * its own start-up is complete, just before it would open the file, and with no Python frame on
+ * this library and puts serve_and_run() into sys.path_hooks. `python3 main.py` asks those hooks
+ * about its argument when its own start-up is complete, just before it would open the file, and with no Python frame on
  * the stack. The zygote serves forks in that call. A child goes on in it: it does what CPython's
  * pymain_run_python() does next (run the file as __main__, print what was not caught, find the exit
  * code), in CPython's own functions, and then finalizes with Py_FinalizeEx().
@@ -16,7 +16,7 @@
  *
  * What a fork costs is above all the pages that the child writes to, since each is copied. So
  * what each child would do alike is done before, and CPython's own calls around a fork are left
- * out (as_after_a_fork): they make locks and thread states anew that another thread may have held,
+ * out (as_new_process): they make locks and thread states anew that another thread may have held,
  * and the zygote has one thread, which holds none.
  */
 #include <signal.h>
