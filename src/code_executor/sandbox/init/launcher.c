@@ -372,6 +372,7 @@ int main(int argc, char **argv)
     if (drop_oom_shield() < 0 || !r.bytes || filter_read(FILTER_FD, &filter) < 0 ||
         sigaction(SIGCHLD, &ignore, NULL) < 0)
         return 1;
+    setup_survey();
     while (receive(&r)) {
         struct answer a = {0};
         uint8_t op = take_u8(&r.cursor);

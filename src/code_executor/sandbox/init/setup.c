@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +15,11 @@
 #include <unistd.h>
 
 #include "become.h"
+
+/* What init still needs: to read any file of the sandbox, to end any process of it, to become
+ * the program. All of it counts inside this user namespace only. */
+static const uint32_t KEPT = 1U << CAP_DAC_OVERRIDE | 1U << CAP_DAC_READ_SEARCH | 1U << CAP_KILL |
+                             1U << CAP_SETGID | 1U << CAP_SETUID | 1U << CAP_SETPCAP;
 
 static int own_session(const struct sandbox *sandbox)
 {
@@ -61,22 +67,38 @@ static int mount_proc(const struct sandbox *sandbox)
     return mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=invisible");
 }
 
-/* Root-only on the host already; masked all the same, and gone from sight where it is not. */
+/* What /proc tells of the whole kernel, and what covers it; a module may bring some of it later. */
+#define FILE_OF_NOTHING "/opt/ahead/nothing"
+#define EMPTY_DIRECTORY "/opt/ahead/empty"
+static struct {
+    const char *path, *cover;
+    int needless;
+} masks[] = {
+    {"/proc/acpi", EMPTY_DIRECTORY, 0},         {"/proc/scsi", EMPTY_DIRECTORY, 0},
+    {"/proc/asound", EMPTY_DIRECTORY, 0},       {"/proc/kcore", FILE_OF_NOTHING, 0},
+    {"/proc/keys", FILE_OF_NOTHING, 0},         {"/proc/key-users", FILE_OF_NOTHING, 0},
+    {"/proc/timer_list", FILE_OF_NOTHING, 0},   {"/proc/sysrq-trigger", FILE_OF_NOTHING, 0},
+    {"/proc/kallsyms", FILE_OF_NOTHING, 0},     {"/proc/interrupts", FILE_OF_NOTHING, 0},
+    {"/proc/latency_stats", FILE_OF_NOTHING, 0}, {"/proc/sched_debug", FILE_OF_NOTHING, 0},
+};
+enum { MASKS = sizeof masks / sizeof *masks };
+
+/* What only its owner may open needs no mask: that is the host's root, who has no number in a
+ * sandbox's user namespace. */
+void setup_survey(void)
+{
+    struct stat about;
+    for (size_t i = 0; i < MASKS; i++)
+        masks[i].needless = stat(masks[i].path, &about) == 0 && S_ISREG(about.st_mode) &&
+                            !(about.st_mode & (S_IRWXG | S_IRWXO));
+}
+
 static int mask_proc(const struct sandbox *sandbox)
 {
-    static const char *const MASKED[] = {
-        "/proc/kcore",      "/proc/keys",      "/proc/timer_list", "/proc/sysrq-trigger",
-        "/proc/key-users",  "/proc/kallsyms",  "/proc/interrupts", "/proc/latency_stats",
-        "/proc/sched_debug",
-    };
-    static const char *const MASKED_DIRECTORIES[] = {"/proc/acpi", "/proc/scsi", "/proc/asound"};
     (void)sandbox;
-    for (size_t i = 0; i < sizeof MASKED_DIRECTORIES / sizeof *MASKED_DIRECTORIES; i++)
-        if (mount("/opt/ahead/empty", MASKED_DIRECTORIES[i], NULL, MS_BIND, NULL) < 0 &&
-            errno != ENOENT)
-            return -1;
-    for (size_t i = 0; i < sizeof MASKED / sizeof *MASKED; i++)
-        if (mount("/opt/ahead/nothing", MASKED[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+    for (size_t i = 0; i < MASKS; i++)
+        if (!masks[i].needless &&
+            mount(masks[i].cover, masks[i].path, NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
             return -1;
     return 0;
 }
@@ -112,21 +134,31 @@ static int make_outputs(const struct sandbox *sandbox)
     return chown("/work/outputs", PROGRAM_UID, PROGRAM_GID);
 }
 
-/* What init still needs: to read any file of the sandbox, to end any process of it, to become
- * the program. All of it counts inside this user namespace only. */
+/* Init executes nothing as itself. If it ever did: root's number gives no capabilities then, so
+ * that one call does what emptying its bounding set of 35 would (the program's own is emptied). */
+static int nothing_by_exec(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    return prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED, 0, 0, 0);
+}
+
+static int small_bounding_set(const struct sandbox *sandbox)
+{
+    (void)sandbox;
+    for (int cap = 0; cap <= CAP_LAST_CAP && geteuid() != PROGRAM_UID; cap++)
+        if ((cap > 31 || !(KEPT & 1U << cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
+            errno != EINVAL)
+            return -1;
+    return 0;
+}
+
 static int keep_few_capabilities(const struct sandbox *sandbox)
 {
-    const uint32_t kept = 1U << CAP_DAC_OVERRIDE | 1U << CAP_DAC_READ_SEARCH | 1U << CAP_KILL |
-                          1U << CAP_SETGID | 1U << CAP_SETUID | 1U << CAP_SETPCAP;
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct data[2] = {{kept, kept, 0}, {0, 0, 0}};
+    struct __user_cap_data_struct data[2] = {{KEPT, KEPT, 0}, {0, 0, 0}};
     (void)sandbox;
     if (geteuid() == PROGRAM_UID)
         return nothing_to_drop();
-    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
-        if ((cap > 31 || !(kept & 1U << cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
-            errno != EINVAL)
-            return -1;
     return (int)syscall(SYS_capset, &header, data);
 }
 
@@ -154,6 +186,7 @@ static const struct step STEPS[] = {
     {"mount /tmp", mount_tmp},
     {"mount /dev/shm", mount_shm},
     {"make outputs", make_outputs},
+    {"nothing by exec", nothing_by_exec},
     {"keep few capabilities", keep_few_capabilities},
     {"no new privileges", no_new_privileges},
     {NULL, NULL},
@@ -164,6 +197,7 @@ static const struct step CONTAINED_STEPS[] = {
     {"own session", own_session},
     {"hide memory", hide_memory},
     {"make outputs", make_outputs},
+    {"small bounding set", small_bounding_set},
     {"keep few capabilities", keep_few_capabilities},
     {"no new privileges", no_new_privileges},
     {NULL, NULL},

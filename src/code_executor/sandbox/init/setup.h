@@ -27,6 +27,9 @@ enum warm {
     WARM_ZYGOTE = 2, /* a zygote outside forks the interpreter into this sandbox */
 };
 
+/* Once, where a /proc like the sandboxes' is mounted, before the first of them. */
+void setup_survey(void);
+
 /* NULL, or the name of the step that failed, with errno. */
 const char *setup_sandbox(const struct sandbox *sandbox);
 
