@@ -366,6 +366,10 @@ int main(int argc, char **argv)
     /* Children are watched through their pidfds and channels; nobody waits for them here. */
     struct sigaction ignore = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
     default_signals();
+    /* One session for the inits of all sandboxes, without a terminal: the kernel's scheduler makes a
+     * group of its own for each new session, and that costs. A program has its own. */
+    if (setsid() < 0 && errno != EPERM)
+        return 1;
     /* With it the capabilities outlast the changes of user in clone_sandbox(). */
     if (die_with_service() < 0 || prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
         return 1;

@@ -174,7 +174,6 @@ struct step {
 };
 
 static const struct step STEPS[] = {
-    {"own session", own_session},
     {"root inside", become_root_inside},
     {"die with launcher", die_with_launcher},
     {"hide memory", hide_memory},
