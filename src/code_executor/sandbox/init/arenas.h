@@ -6,5 +6,7 @@
 void arenas_begin(void);
 /* It is warm: what it asks for now comes as usual. */
 void arenas_end(void);
+/* Leave a child no free memory between what is used. */
+void arenas_use_up(void);
 
 #endif

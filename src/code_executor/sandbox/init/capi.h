@@ -57,6 +57,8 @@ extern int PyBytes_AsStringAndSize(PyObject *bytes, char **start, ssize_t *size)
 extern PyObject *PyLong_FromLong(long value);
 extern int PyObject_SetAttrString(PyObject *object, const char *name, PyObject *value);
 extern void *PyInterpreterState_ThreadHead(void *interpreter), *PyThreadState_Next(void *thread);
+extern void *PyObject_Malloc(size_t size);
+extern ssize_t PyGC_Collect(void);
 
 /* Where memory for small objects comes from. */
 struct arena_allocator {

@@ -325,6 +325,8 @@ static PyObject *serve_and_run(PyObject *self, PyObject *path)
     call(python.make_room, NULL);
     quiet_remember(); /* only now: importing puts a module at the end once more when it is done */
     rehearse();
+    if (!python.single)
+        arenas_use_up();
     arenas_end();
     if (!python.single && serve() < 0) {
         fputs("zygote: cannot serve\n", stderr);
@@ -396,6 +398,7 @@ PyObject *PyInit_zygote(void)
     };
     static struct module module = {
         .base = {.head = {.references = 1}}, .name = "zygote", .size = -1, .methods = METHODS};
-    arenas_begin();
+    if (!getenv("CE_SINGLE")) /* it never forks */
+        arenas_begin();
     return PyModule_Create2(&module, STABLE_INTERFACE);
 }
