@@ -44,3 +44,53 @@ async def test_nothing_of_the_other_children(native: Backend, symbol: str) -> No
         for sandbox in others:
             await sandbox.destroy()
     assert (outcome.stdout.data, outcome.stderr.data) == (b"False\n", b"")
+
+
+TEXT = """
+import json, os, struct
+{imports}
+maps = [line.split() for line in open("/proc/self/maps")]
+print([line for line in maps if "w" in line[1] and "x" in line[1]])
+memory = open("/proc/self/mem", "rb", 0)
+
+def same(path):
+    whole = open(path, "rb").read()
+    kind, = struct.unpack_from("<H", whole, 16)
+    at, = struct.unpack_from("<Q", whole, 32)
+    size, count = struct.unpack_from("<HH", whole, 54)
+    first = next(line for line in maps if line[-1] == path)
+    base = 0 if kind == 2 else int(first[0].split("-")[0], 16) - int(first[2], 16)
+    for n in range(count):
+        found = struct.unpack_from("<IIQQQQ", whole, at + n * size)
+        type_, flags, offset, address, _, length = found
+        if type_ == 1 and not flags & 2:
+            memory.seek(base + address)
+            while length:
+                part = memory.read(min(length, 1 << 20))
+                if part != whole[offset:offset + len(part)]:
+                    return False
+                offset, length = offset + len(part), length - len(part)
+    return True
+
+print([same(path) for path in {paths}])
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "paths"),
+    [
+        ("", '[os.path.realpath("/proc/self/exe")]'),
+        (
+            "import numpy",
+            '[os.path.realpath("/proc/self/exe"), numpy._core._multiarray_umath.__file__]',
+        ),
+    ],
+    ids=["python", "python-data"],
+)
+async def test_program_text_is_what_the_files_hold_and_not_writable(
+    native: Backend, imports: str, paths: str
+) -> None:
+    """Much of it is a copy in huge pages (``init/hugepages.c``)."""
+    outcome = await python(native, TEXT.format(imports=imports, paths=paths))
+    every = paths.count(",") + 1
+    assert (outcome.stderr.data, outcome.stdout.data) == (b"", f"[]\n{[True] * every}\n".encode())

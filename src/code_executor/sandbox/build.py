@@ -34,7 +34,17 @@ INIT_SOURCES = (
     "init",
 )
 LAUNCHER = (*INIT_SOURCES, "signals", "contained", "network", "launcher")
-ZYGOTE = ("proto", "become", "identity", "program", "zygote", "quiet", "cpython")
+ZYGOTE = (
+    "proto",
+    "become",
+    "identity",
+    "program",
+    "hugepages",
+    "zygote",
+    "quiet",
+    "arenas",
+    "cpython",
+)
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat=2")
 HARDENING = ("-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-strict-aliasing")
@@ -94,7 +104,7 @@ def build() -> Binaries:
     stamp = BUILD / "stamp"
     if not stamp.exists() or stamp.read_text() != sources_digest():
         _compile(compiler, BUILD / "launcher", LAUNCHER, "-static")
-        _compile(compiler, BUILD / "zygote.so", ZYGOTE, "-shared", "-fPIC")
+        _compile(compiler, BUILD / "zygote.so", ZYGOTE, "-shared", "-fPIC", "-Wl,-z,now")
         stamp.write_text(sources_digest())
     return binaries()
 

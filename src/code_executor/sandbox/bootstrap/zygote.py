@@ -32,10 +32,12 @@ MAIN = "/work/main.py"
 WARM: set[str] = set()
 AT_FORK: list[dict[str, Any]] = []  # what modules want called around a fork
 NOT_AFTER_FORK = {"_after_fork", "_after_at_fork_child_reinit_locks", "_at_fork_reinit"}
-UNFROZEN: list[object] = []  # what the collector lists as long as the program freezes nothing
 SPECIAL = {"sys", "builtins", "__main__"}
 OBJECTS_MAX = 5000
 HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time, by a class statement above all
+FLAGS, BASES, VARIABLES = (  # of a class, whatever its metaclass would answer
+    type.__dict__[name].__get__ for name in ("__flags__", "__mro__", "__dict__")
+)
 REFERENCE = sys.modules["_weakref"].ref
 PLAIN = {
     *(
@@ -51,10 +53,18 @@ PLAIN = {
         staticmethod,
         classmethod,
         super,
+        slice,
+        enumerate,
+        filter,
+        map,
+        reversed,
+        zip,
     ),
-    *(getattr(types, name) for name in types.__all__ if name.endswith("Type")),
+    *(getattr(types, name) for name in types.__all__ if name.endswith(("Type", "Alias"))),
     *(BaseException, *BaseException.__subclasses__(), *Exception.__subclasses__()),
 } - {types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType}
+PLAIN_IDS: set[int] = set()  # to be found by: a metaclass can have an opinion on being equal
+FORGETS = {"_destroy", "_localdummy_destroyed"}  # what C hangs on a weak reference for itself
 STREAMS = (id(sys.stdout), id(sys.stderr))  # a reference would keep them from their end
 
 
@@ -115,7 +125,20 @@ def make_room() -> None:
         __annotations__={}, __builtins__=sys.modules["builtins"], __file__=MAIN, __cached__=None
     )
     sys.modules["__main__"] = main
-    UNFROZEN.append([])
+    os.write(2, b"")  # looked up in the C library with the first call, which writes to shared pages
+
+
+def know_plain() -> None:
+    """Types of loaded modules whose objects are as plain: no more than what they hold."""
+    for name in ("_collections", "_functools", "itertools"):
+        kinds = vars(sys.modules[name]).values() if name in sys.modules else ()
+        PLAIN.update(kind for kind in kinds if isinstance(kind, type))
+    contextvars: Any = sys.modules.get("contextvars")
+    if contextvars:  # a variable's value is kept in what has no name to find it by
+        context = contextvars.Context()
+        context.run(contextvars.ContextVar("").set, None)
+        tree = gc.get_referents(context)
+        PLAIN.update({contextvars.Context, *map(type, tree), *map(type, gc.get_referents(*tree))})
 
 
 def begin(job: bytes) -> None:
@@ -155,22 +178,30 @@ def nothing_to_tear_down() -> bool:
 
     Judged for a small program with the modules that were warm; any other is torn down in full.
     """
-    if not NATIVE.modules_unchanged():
-        return False
     objects = gc.get_objects()
     return (
-        len(objects) < OBJECTS_MAX
-        and any(o is UNFROZEN[0] for o in objects)
-        and all(o.__callback__ is None for o in objects if issubclass(type(o), REFERENCE))
-        and all(map(is_plain, set(map(type, objects))))
+        NATIVE.untouched(objects)
+        and len(objects) < OBJECTS_MAX
+        and all(map(is_plain, {id(type(o)): type(o) for o in objects}.values()))
+        and all(map(is_quiet, (o for o in objects if issubclass(type(o), REFERENCE))))
     )
 
 
 def is_plain(kind: type) -> bool:
     """Whether the end of an object of this type is not observable."""
-    return kind in PLAIN or all(
-        base in PLAIN or (base.__flags__ & HEAP_TYPE and "__del__" not in base.__dict__)
-        for base in kind.__mro__
+    return id(kind) in PLAIN_IDS or all(
+        id(base) in PLAIN_IDS or (FLAGS(base) & HEAP_TYPE and "__del__" not in VARIABLES(base))
+        for base in BASES(kind)
+    )
+
+
+def is_quiet(reference: Any) -> bool:
+    """Whether a weak reference has no callback but one with which C code forgets the object."""
+    call = reference.__callback__
+    return call is None or (
+        type(call) is types.BuiltinFunctionType
+        and call.__name__ in FORGETS
+        and type(call.__self__) is REFERENCE
     )
 
 
@@ -214,6 +245,8 @@ def install() -> None:
     usual = b"".join(part + b"\0" for part in (b"0", *variables))
     WARM.update(sys.modules)
     WARM.difference_update(SPECIAL)
+    know_plain()
+    PLAIN_IDS.update(map(id, PLAIN))
     seen = (gc.get_objects, atexit._ncallbacks, tuple(PLAIN), REFERENCE)
     minor = sys.version_info.minor
     NATIVE.setup(make_room, begin, end, after_fork(), usual, minor, single, *seen)

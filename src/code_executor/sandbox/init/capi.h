@@ -16,7 +16,11 @@ struct compiler_flags {
 };
 
 extern PyObject *PyExc_SystemExit, *PyExc_KeyboardInterrupt;
-extern PyObject _Py_NoneStruct, PyLong_Type, PyType_Type;
+extern PyObject _Py_NoneStruct, PyLong_Type, PyType_Type, PyCFunction_Type;
+extern unsigned long PyType_GetFlags(PyObject *type);
+extern PyObject *PyUnicode_InternFromString(const char *text);
+extern PyObject *_PyType_Lookup(PyObject *type, PyObject *name);
+extern int PyUnicode_CompareWithASCIIString(PyObject *text, const char *other);
 extern void PyOS_BeforeFork(void), PyOS_AfterFork_Parent(void), PyOS_AfterFork_Child(void);
 extern PyObject *PyBytes_FromStringAndSize(const char *bytes, ssize_t size);
 extern PyObject *PyObject_CallFunctionObjArgs(PyObject *callable, ...);
@@ -53,7 +57,17 @@ extern int PyBytes_AsStringAndSize(PyObject *bytes, char **start, ssize_t *size)
 extern PyObject *PyLong_FromLong(long value);
 extern int PyObject_SetAttrString(PyObject *object, const char *name, PyObject *value);
 extern void *PyInterpreterState_ThreadHead(void *interpreter), *PyThreadState_Next(void *thread);
+extern void *PyObject_Malloc(size_t size);
+extern ssize_t PyGC_Collect(void);
 
+/* Where memory for small objects comes from. */
+struct arena_allocator {
+    void *context;
+    void *(*alloc)(void *context, size_t size);
+    void (*free)(void *context, void *arena, size_t size);
+};
+extern void PyObject_GetArenaAllocator(struct arena_allocator *allocator);
+extern void PyObject_SetArenaAllocator(struct arena_allocator *allocator);
 
 /* A module of an extension, as its loader wants it described. */
 struct method {

@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "arenas.h"
 #include "capi.h"
 #include "quiet.h"
 #include "zygote.h"
@@ -46,6 +47,7 @@ static struct {
     int single;          /* it is in its sandbox already and serves one run itself, without a fork */
 } python;
 static struct stat streams[3];
+static PyObject *ran; /* the program's __main__, whatever became of sys.modules */
 static PyObject *standard[2]; /* sys.stdout and sys.stderr */
 static int exit_code;
 
@@ -138,7 +140,9 @@ static void rehearse(void)
 /* Run /work/main.py as __main__; its exit code, or -SIGINT for an interrupt nobody caught. */
 static int run_file(void)
 {
-    PyObject *dict = PyModule_GetDict(PyImport_AddModule("__main__"));
+    ran = PyImport_AddModule("__main__");
+    Py_IncRef(ran);
+    PyObject *dict = PyModule_GetDict(ran);
     struct compiler_flags flags = {0, python.minor};
     FILE *file = fopen("/work/main.py", "rb");
     if (!file)
@@ -155,8 +159,6 @@ static int run_file(void)
         code = PyErr_Occurred() == PyExc_KeyboardInterrupt ? -SIGINT : 1;
         PyErr_Print();
     }
-    if (PyDict_DelItemString(dict, "__file__") < 0 || PyDict_DelItemString(dict, "__cached__") < 0)
-        PyErr_Clear();
     return code;
 }
 
@@ -194,6 +196,15 @@ static int streams_untouched(void)
     return 1;
 }
 
+/* What CPython does when it has run a file; not before somebody is there to see it. */
+static void forget_file(void)
+{
+    PyObject *dict = PyModule_GetDict(ran);
+    if (PyDict_DelItemString(dict, "__file__") < 0 || PyDict_DelItemString(dict, "__cached__") < 0)
+        PyErr_Clear();
+    Py_DecRef(ran);
+}
+
 enum rest {
     ALL = 0,           /* to the last byte */
     TEAR_DOWN = 1,     /* what a program can observe, but not what only frees memory */
@@ -205,6 +216,7 @@ static enum rest rest_needed(void)
 {
     if (streams_untouched() && quiet_end())
         return flush_io() ? NOTHING : ALL;
+    forget_file();
     PyObject *answer = PyObject_CallFunctionObjArgs(python.end, NULL);
     if (!answer) {
         PyErr_Clear();
@@ -313,6 +325,9 @@ static PyObject *serve_and_run(PyObject *self, PyObject *path)
     call(python.make_room, NULL);
     quiet_remember(); /* only now: importing puts a module at the end once more when it is done */
     rehearse();
+    if (!python.single)
+        arenas_use_up();
+    arenas_end();
     if (!python.single && serve() < 0) {
         fputs("zygote: cannot serve\n", stderr);
         _exit(1);
@@ -354,11 +369,10 @@ static PyObject *keep(PyObject *self, PyObject *object)
     return Py_BuildValue("");
 }
 
-static PyObject *modules_unchanged(PyObject *self, PyObject *nothing_given)
+static PyObject *untouched(PyObject *self, PyObject *objects)
 {
     (void)self;
-    (void)nothing_given;
-    return PyLong_FromLong(quiet_modules());
+    return PyLong_FromLong(quiet_untouched(objects));
 }
 
 static PyObject *forget(PyObject *self, PyObject *arguments)
@@ -378,11 +392,13 @@ PyObject *PyInit_zygote(void)
         {"setup", setup, TAKES_ARGUMENTS, NULL},
         {"serve_and_run", serve_and_run, TAKES_ONE, NULL},
         {"keep", keep, TAKES_ONE, NULL},
-        {"modules_unchanged", modules_unchanged, TAKES_NOTHING, NULL},
+        {"untouched", untouched, TAKES_ONE, NULL},
         {"forget", forget, TAKES_ARGUMENTS, NULL},
         {NULL, NULL, 0, NULL},
     };
     static struct module module = {
         .base = {.head = {.references = 1}}, .name = "zygote", .size = -1, .methods = METHODS};
+    if (!getenv("CE_SINGLE")) /* it never forks */
+        arenas_begin();
     return PyModule_Create2(&module, STABLE_INTERFACE);
 }

@@ -9,6 +9,7 @@
 #include "quiet.h"
 
 enum { MODULES_MAX = 4096, PLAIN_MAX = 256, OBJECTS_MAX = 5000 };
+static const unsigned long HEAP_TYPE = 1UL << 9; /* Py_TPFLAGS_HEAPTYPE: made at run time */
 
 /* References held for ever. */
 static struct {
@@ -17,6 +18,7 @@ static struct {
     PyObject *plain[PLAIN_MAX]; /* types whose end cannot be noticed */
     size_t plain_count;
     PyObject *reference; /* weakref.ref: not to be noticed when it has no callback */
+    PyObject *finalizer; /* "__del__" */
     int usable;
 } python;
 /* sys.modules when the zygote was warm, in its order: compared by address, since to count a
@@ -44,8 +46,9 @@ void quiet_setup(PyObject *objects, PyObject *callbacks, PyObject *plain, PyObje
     for (ssize_t i = 0; i < count && i < PLAIN_MAX; i++)
         if ((python.plain[python.plain_count] = PyTuple_GetItem(plain, i)) != reference)
             python.plain_count++;
+    python.finalizer = PyUnicode_InternFromString("__del__");
     /* A build whose objects begin otherwise (free threading, debugging) fails this. */
-    python.usable = reference->type == &PyType_Type && PyType_Type.type == &PyType_Type;
+    python.usable = python.finalizer && reference->type == &PyType_Type && PyType_Type.type == &PyType_Type;
 }
 
 static void remember_threading(void)
@@ -71,7 +74,7 @@ void quiet_remember(void)
     remember_threading();
 }
 
-int quiet_modules(void)
+static int same_modules(void)
 {
     ssize_t at = 0;
     size_t i = 0;
@@ -82,6 +85,15 @@ int quiet_modules(void)
         i++;
     }
     return i == warm_count;
+}
+
+int quiet_untouched(PyObject *objects)
+{
+    for (ssize_t i = PyList_Size(objects) - 1; i >= 0; i--)
+        if (PyList_GetItem(objects, i) == canary)
+            return same_modules();
+    PyErr_Clear();
+    return 0;
 }
 
 /* One thread, none that ended unjoined, and nothing put where threads are waited for. */
@@ -106,18 +118,47 @@ static int no_callbacks(void)
     return number == 0;
 }
 
-static int is_plain(PyObject *object)
+static int is_plain_type(const PyObject *type)
 {
-    if (object->type == python.reference) {
-        PyObject *callback = PyObject_GetAttrString(object, "__callback__");
-        if (callback)
-            Py_DecRef(callback);
-        return callback == &_Py_NoneStruct;
-    }
     for (size_t i = 0; i < python.plain_count; i++)
-        if (object->type == python.plain[i])
+        if (type == python.plain[i])
             return 1;
     return 0;
+}
+
+/* A class that a program has made of plain ones, without a finalizer. One with a metaclass is not
+ * asked: that could be the program's. */
+static int is_plain_class(PyObject *type)
+{
+    if (type->type != &PyType_Type || _PyType_Lookup(type, python.finalizer))
+        return 0;
+    PyObject *bases = PyObject_GetAttrString(type, "__mro__");
+    ssize_t count = bases ? PyTuple_Size(bases) : 0;
+    int plain = count > 0;
+    for (ssize_t i = 0; plain && i < count; i++) {
+        PyObject *base = PyTuple_GetItem(bases, i);
+        plain = is_plain_type(base) ||
+                (base->type == &PyType_Type && PyType_GetFlags(base) & HEAP_TYPE);
+    }
+    if (bases)
+        Py_DecRef(bases);
+    return plain;
+}
+
+/* No callback, or the one with which abstract classes forget a class. */
+static int is_quiet(PyObject *reference)
+{
+    PyObject *callback = PyObject_GetAttrString(reference, "__callback__");
+    int quiet = callback == &_Py_NoneStruct;
+    if (callback && callback->type == &PyCFunction_Type) {
+        PyObject *name = PyObject_GetAttrString(callback, "__name__");
+        quiet = name && PyUnicode_CompareWithASCIIString(name, "_destroy") == 0;
+        if (name)
+            Py_DecRef(name);
+    }
+    if (callback)
+        Py_DecRef(callback);
+    return quiet;
 }
 
 static int plain_objects(void)
@@ -125,9 +166,14 @@ static int plain_objects(void)
     PyObject *objects = PyObject_CallFunctionObjArgs(python.objects, NULL);
     ssize_t count = objects ? PyList_Size(objects) : OBJECTS_MAX;
     int plain = count < OBJECTS_MAX, all = 0;
+    const PyObject *seen = NULL; /* the last type; most objects come in rows */
     for (ssize_t i = 0; plain && i < count; i++) {
         PyObject *object = PyList_GetItem(objects, i);
-        plain = is_plain(object);
+        if (object->type == python.reference)
+            plain = is_quiet(object);
+        else if (object->type != seen)
+            plain = is_plain_type(object->type) || is_plain_class(object->type);
+        seen = object->type;
         all |= object == canary;
     }
     if (objects)
@@ -138,7 +184,7 @@ static int plain_objects(void)
 int quiet_end(void)
 {
     int quiet = python.usable && PySys_GetObject("stdout") == out &&
-                PySys_GetObject("stderr") == err && quiet_modules() && no_threads() &&
+                PySys_GetObject("stderr") == err && same_modules() && no_threads() &&
                 no_callbacks() && plain_objects();
     PyErr_Clear();
     return quiet;

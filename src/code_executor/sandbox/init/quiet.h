@@ -6,8 +6,9 @@
 
 /* gc.get_objects, atexit._ncallbacks, a tuple of types whose end cannot be noticed, weakref.ref. */
 void quiet_setup(PyObject *objects, PyObject *callbacks, PyObject *plain, PyObject *reference);
-/* Whether sys.modules holds what it held when it was remembered, but for another __main__. */
-int quiet_modules(void);
+/* Whether sys.modules holds what it held when it was remembered, but for another __main__, and the
+ * program has frozen nothing, seen from the list of what the collector knows. */
+int quiet_untouched(PyObject *objects);
 /* Remember what is there before the program; call once all that is to be warm is loaded. */
 void quiet_remember(void);
 /* Whether nothing of a program's could notice that the interpreter's end is left out, as far as that

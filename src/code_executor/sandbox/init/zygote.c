@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -26,14 +25,10 @@
 #include <unistd.h>
 
 #include "become.h"
+#include "hugepages.h"
 #include "program.h"
 #include "zygote.h"
 
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-#endif
-
-static const uintptr_t HUGE = 2U << 20;
 enum { COMMAND_FD = 3, FILTER_FD = 4, GO_FD = 3, CHILDREN_MAX = 4096 };
 enum { FD_PIDFD, FD_IN, FD_OUT, FD_ERR, FD_GO, FD_ENDING };
 
@@ -180,29 +175,6 @@ static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fd
     return 0;
 }
 
-static void collapse_range(uintptr_t start, uintptr_t end)
-{
-    for (start = (start + HUGE - 1) & ~(HUGE - 1); start + HUGE <= end; start += HUGE)
-        if (madvise((void *)start, HUGE, MADV_COLLAPSE) < 0 && errno == EINVAL)
-            return; /* a kernel before 6.1, or one without huge pages */
-}
-
-/* Put the interpreter's memory into huge pages where it fills them: a fork copies one entry of the
- * page table for each instead of 512, and the end of the child lets go of one. What a child writes
- * to is still copied by the 4 KiB. */
-static void collapse_memory(void)
-{
-    FILE *maps = fopen("/proc/self/maps", "re");
-    char line[512], mode[8];
-    unsigned long start, end, file;
-    while (maps && fgets(line, sizeof line, maps))
-        if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, mode, &file) == 4 && file == 0 &&
-            strcmp(mode, "rw-p") == 0)
-            collapse_range(start, end);
-    if (maps)
-        fclose(maps);
-}
-
 static int prepare(void)
 {
     sigset_t child;
@@ -211,7 +183,7 @@ static int prepare(void)
     signal(SIGPIPE, SIG_IGN);
     if (filter_read(FILTER_FD, &filter) < 0 || sigprocmask(SIG_BLOCK, &child, NULL) < 0)
         return -1;
-    collapse_memory();
+    use_huge_pages();
     deaths = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     /* Tell the service that this interpreter is warm. */
     return deaths < 0 || send(COMMAND_FD, "", 1, MSG_NOSIGNAL) != 1 ? -1 : 0;
