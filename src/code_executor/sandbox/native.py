@@ -46,6 +46,7 @@ from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import Launcher, SandboxRequest, Zygote, environment
 from code_executor.sandbox.native_sandbox import NativeSandbox
 from code_executor.sandbox.root import root_operations
+from code_executor.sandbox.turns import Leaving, Readers
 from code_executor.sandbox.uids import UidPairs, subordinate
 
 log = structlog.get_logger(__name__)
@@ -101,6 +102,8 @@ class NativeBackend:
         self._launcher: Launcher | None = None
         self._tree: Tree | None = None
         self._uids: UidPairs | None = None
+        self._readers: Readers | None = None
+        self._leaving: Leaving | None = None
 
     @property
     def launcher(self) -> Launcher:
@@ -121,6 +124,7 @@ class NativeBackend:
         self._filter = seccomp.compile(seccomp.load(self._profile))
         self._uids = _user_ids()
         self._tree = Tree.open()
+        self._readers, self._leaving = Readers(), Leaving()
         async with self._lock:
             await self._start_launcher()
 
@@ -176,11 +180,11 @@ class NativeBackend:
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         await self._ensure_launcher()
-        zygote = self._zygotes.get(flavour)
+        launcher, zygote = self.launcher, self._zygotes.get(flavour)
         try:
             return await self._prepare(flavour, zygote)
         except SandboxUnavailable:
-            if self.launcher.alive and (zygote is None or not await zygote.ended(DEATH_S)):
+            if not launcher.ended() and (zygote is None or not await zygote.ended(DEATH_S)):
                 raise
         # A helper has died, and this request was the one to notice: once more, with a new one.
         await self._ensure_launcher()
@@ -206,11 +210,21 @@ class NativeBackend:
     async def _prepare(self, name: str, zygote: Zygote | None) -> NativeSandbox:
         assert self._tree is not None
         assert self._uids is not None
+        assert self._readers is not None
+        assert self._leaving is not None
+        self._leaving.look()
         uids = self._uids.take()
         self._count += 1
         sandbox_name = f"sandbox-{self._count}"
         group = self._groups.popleft() if self._groups else self._tree.group(sandbox_name)
-        sandbox = NativeSandbox(name, group, sandbox_name, partial(self._forget, uids))
+        sandbox = NativeSandbox(
+            name,
+            group,
+            sandbox_name,
+            partial(self._forget, uids),
+            readers=self._readers,
+            leaving=self._leaving,
+        )
         self._live[sandbox_name] = sandbox
         request = self._request(name, uids, zygote)
         network = self._networks.popleft() if self._networks else None
@@ -266,9 +280,9 @@ class NativeBackend:
             else:
                 os.close(sandbox.network)
         if sandbox.group.made and clean:
-            if len(self._groups) >= SPARE_OPEN_MAX:
-                sandbox.group.close_most()
-            self._groups.appendleft(sandbox.group)
+            self._groups.appendleft(sandbox.group)  # the next one's: its files are open
+            if len(self._groups) > SPARE_OPEN_MAX:
+                self._groups[SPARE_OPEN_MAX].close_most()
         if clean and self._uids is not None:
             self._uids.give_back(uids)
 
@@ -281,6 +295,8 @@ class NativeBackend:
         """See ``ports.Backend.close``."""
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._live.values())))
         self._drop_zygotes()
+        if self._readers is not None:
+            self._readers.close()
         while self._networks:
             os.close(self._networks.pop())
         if self._launcher is not None:
