@@ -1,4 +1,4 @@
-"""The service's side of the launcher and of the zygotes: processes, sockets, requests.
+"""The service's side of the launcher: its process, its socket, the requests to it.
 
 Theory of operation. :class:`Launcher` starts the ground process (:mod:`.ground`), which becomes the
 launcher in C (``init/launcher.c``). They speak over a SOCK_SEQPACKET socket, descriptors attached:
@@ -6,11 +6,7 @@ requests, of which some may be under way, and their answers in the same order. E
 :class:`Reply`, which its owner takes or drops. Nobody is woken by the answer for a sandbox: its
 READY, or the end of its control channel, comes later, and the answer is taken off the socket then.
 
-:class:`Zygote` is a warm interpreter that the launcher forked; its command socket goes with the
-request for a sandbox, whose init asks for the child (``init/init.c``, ask_zygote) and tells that it
-is there (READY).
-
-Each is dead when its socket ends. The owner (``native``) starts a new one then.
+It is dead when its socket ends. The owner (``native``) starts a new one then.
 """
 
 from __future__ import annotations
@@ -20,7 +16,6 @@ import contextlib
 import errno
 import os
 import pickle
-import select
 import socket
 import struct
 import sys
@@ -28,7 +23,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import Protocol
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.sandbox import frames
@@ -81,6 +76,14 @@ def _ahead(source: str, argv: Sequence[str], env: Sequence[str]) -> bytes:
 def environment(env: Mapping[str, str]) -> list[str]:
     """``NAME=VALUE`` strings."""
     return [f"{name}={value}" for name, value in env.items()]
+
+
+class HasSocket(Protocol):
+    """A zygote, as far as the launcher is concerned."""
+
+    def fileno(self) -> int:
+        """Its command socket."""
+        ...
 
 
 class Reply:
@@ -218,7 +221,7 @@ class Launcher:
         self,
         request: SandboxRequest,
         cgroup_procs: Sequence[int],
-        zygote: Zygote | None,
+        zygote: HasSocket | None,
         network: int | None,
     ) -> Spawning:
         """Have a sandbox's PID 1 cloned; it joins the cgroups behind the given descriptors.
@@ -372,99 +375,3 @@ def _advice(words: str) -> str:
     if "mount_setattr" in words:
         return "boot Linux 5.12 or newer"
     return "run as root, or where unprivileged user namespaces may mount; see docs/install.md"
-
-
-class Zygote:
-    """A warm interpreter that forks into sandboxes."""
-
-    def __init__(self, name: str, sock: socket.socket, pidfd: int, log: int) -> None:
-        self.name = name
-        self._socket = sock
-        self._pidfd = pidfd
-        self._log = log
-
-    @classmethod
-    async def start(
-        cls, launcher: Launcher, name: str, argv: Sequence[str], env: Sequence[str]
-    ) -> Zygote:
-        """Start one and wait until it is warm.
-
-        Raises:
-            SandboxUnavailable: it did not become warm; its words are in the message.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Its streams are pipes, as a program's are: the interpreter chooses its buffers by that.
-        stdin_r, stdin_w = os.pipe()
-        log_r, log_w = os.pipe()
-        try:
-            fds = (theirs.fileno(), stdin_r, log_w, log_w)
-            pidfd = await launcher.zygote(argv, env, fds)
-        except BaseException:
-            ours.close()
-            os.close(log_r)
-            raise
-        finally:
-            theirs.close()
-            for fd in (stdin_r, stdin_w, log_w):
-                os.close(fd)
-        ours.setblocking(False)
-        os.set_blocking(log_r, False)
-        zygote = cls(name, ours, pidfd, log_r)
-        await zygote._await_warm()
-        return zygote
-
-    async def _await_warm(self) -> None:
-        loop = asyncio.get_running_loop()
-        said = b""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_TIMEOUT_S):
-                said = await loop.sock_recv(self._socket, 1)
-        if said == b"\0":
-            return
-        words = self.words()
-        self.close()
-        raise SandboxUnavailable(f"zygote {self.name} did not start: {words}", step="zygote")
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended and was not let go."""
-        if self._socket.fileno() < 0:
-            return False
-        ended = select.poll()
-        ended.register(self._pidfd, select.POLLIN)
-        return not ended.poll(0)
-
-    async def ended(self, within_s: float) -> bool:
-        """Whether it has ended, or does so in a moment: its descriptors close a little before."""
-        if self.alive:
-            await asyncio.sleep(within_s)
-        return not self.alive
-
-    def words(self) -> str:
-        """What it has written on standard error since last asked (its own, not a program's)."""
-        try:
-            return os.read(self._log, 8192).decode("utf-8", "replace").strip()
-        except BlockingIOError:
-            return ""
-
-    def fileno(self) -> int:
-        """Its command socket, on which inits ask for children."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Let it go: it ends when its socket does."""
-        self._socket.close()
-        os.close(self._pidfd)
-        os.close(self._log)
-
-
-ZYGOTE_HOME = "opt/ahead/python"
-
-
-def zygote_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
-    """What a zygote loads, by its path in the root."""
-    return {
-        f"{ZYGOTE_HOME}/zygote.so": zygote_library,
-        f"{ZYGOTE_HOME}/sitecustomize.py": bootstrap / "zygote.py",
-        f"{ZYGOTE_HOME}/rehearsal.py": bootstrap / "rehearsal.py",
-    }

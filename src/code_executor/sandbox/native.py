@@ -43,11 +43,12 @@ from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import Tree
 from code_executor.sandbox.ground import Instructions
 from code_executor.sandbox.group import Group
-from code_executor.sandbox.launcher import Launcher, SandboxRequest, Zygote, environment
+from code_executor.sandbox.launcher import Launcher, SandboxRequest, environment
 from code_executor.sandbox.native_sandbox import NativeSandbox
 from code_executor.sandbox.root import root_operations
 from code_executor.sandbox.turns import Leaving, Readers
 from code_executor.sandbox.uids import UidPairs, subordinate
+from code_executor.sandbox.zygote import ZYGOTE_HOME, Zygote, zygote_files
 
 log = structlog.get_logger(__name__)
 
@@ -148,7 +149,7 @@ class NativeBackend:
     def _instructions(self, staging: str) -> Instructions:
         built = binaries()
         present = {path: source for path, source in self._mounts.items() if source.is_dir()}
-        texts = launching.zygote_files(built.zygote, BOOTSTRAP) | {
+        texts = zygote_files(built.zygote, BOOTSTRAP) | {
             f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD
         }
         root = os.geteuid() == 0
@@ -165,7 +166,7 @@ class NativeBackend:
         """One warm interpreter; a language that is not installed has none."""
         env = {
             **default_env(language),
-            "PYTHONPATH": f"/{launching.ZYGOTE_HOME}",
+            "PYTHONPATH": f"/{ZYGOTE_HOME}",
             "CE_PRELOAD": ",".join(flavour.preload),
         }
         try:

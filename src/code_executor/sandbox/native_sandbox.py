@@ -18,11 +18,11 @@ from code_executor.sandbox.launcher import (
     SandboxRequest,
     Spawned,
     Spawning,
-    Zygote,
 )
 from code_executor.sandbox.running import RunsPlans, until_empty
 from code_executor.sandbox.session import Session
 from code_executor.sandbox.turns import Leaving, Readers
+from code_executor.sandbox.zygote import Zygote
 
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0

@@ -23,7 +23,6 @@ from code_executor.sandbox.launcher import (
     SandboxRequest,
     Spawned,
     Spawning,
-    Zygote,
     environment,
 )
 
@@ -241,10 +240,9 @@ async def test_no_more_requests_are_under_way_than_the_socket_holds(scripted: Sc
 async def test_a_request_whose_zygote_was_let_go_of_meanwhile_is_not_the_launcher_s_end(
     scripted: Scripted,
 ) -> None:
-    interpreter = Interpreter(b"\0")
-    zygote = await start(interpreter)
+    zygote, far = socket.socketpair()
     zygote.close()
-    interpreter.close()
+    far.close()
     with pytest.raises(SandboxUnavailable) as caught:
         await scripted.launcher.sandbox(REQUEST, (), zygote, None)
     assert caught.value.step == "zygote"
@@ -312,66 +310,15 @@ async def test_a_ground_process_that_fails_tells_its_step(tmp_path: Path) -> Non
     assert descriptors() <= before
 
 
-# ── zygotes ──
-
-
-class Interpreter:
-    """Stands in for a launcher that forks zygotes: hands the command socket to the test."""
-
-    def __init__(self, said: bytes, words: bytes = b"") -> None:
-        self.socket: socket.socket | None = None
-        self._said = said
-        self._words = words
-
-    async def zygote(self, argv: object, env: object, fds: tuple[int, ...]) -> int:
-        sock = socket.socket(fileno=os.dup(fds[0]))
-        os.write(fds[2], self._words)
-        if self._said:
-            sock.send(self._said)
-            self.socket = sock
-        else:
-            sock.close()
-        return os.pidfd_open(os.getpid())
-
-    def close(self) -> None:
-        assert self.socket is not None
-        self.socket.close()
-
-
-async def start(interpreter: Interpreter) -> Zygote:
-    return await Zygote.start(interpreter, "python", ["/bin/python"], [])  # type: ignore[arg-type]
-
-
-async def test_a_zygote_is_there_when_it_says_so() -> None:
-    interpreter = Interpreter(b"\0", b"a warning\n")
-    zygote = await start(interpreter)
-    assert zygote.words() == "a warning"
-    assert zygote.words() == ""
-    zygote.close()
-    interpreter.close()
-
-
 async def test_a_zygote_s_socket_goes_with_the_request_of_its_sandbox(scripted: Scripted) -> None:
-    interpreter = Interpreter(b"\0")
-    zygote = await start(interpreter)
-    assert interpreter.socket is not None
+    zygote, far = socket.socketpair()
     spawning = await scripted.launcher.sandbox(REQUEST, (), zygote, None)
     _, (control, sent) = await scripted.asked_with()
     os.write(sent, b"fork")
-    assert interpreter.socket.recv(16) == b"fork"
+    assert far.recv(16) == b"fork"
     os.close(control)
     os.close(sent)
     spawning.control.close()
     spawning.drop()
     zygote.close()
-    assert interpreter.socket.recv(1) == b""  # it ends with its socket
-    interpreter.close()
-
-
-async def test_a_zygote_that_does_not_start_says_why_and_leaves_nothing_open() -> None:
-    before = descriptors()
-    with pytest.raises(SandboxUnavailable) as caught:
-        await start(Interpreter(b"", b"ImportError: no module"))
-    assert "ImportError" in caught.value.message
-    assert caught.value.step == "zygote"
-    assert descriptors() == before
+    far.close()
