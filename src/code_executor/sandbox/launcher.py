@@ -29,9 +29,10 @@ from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.sandbox import frames
 from code_executor.sandbox.ground import Instructions
 
-ANSWER = struct.Struct("<ii32s")
-ANSWER_FDS_MAX = 2
-REQUEST = struct.Struct("<cBBIIII")
+ANSWER = struct.Struct("<iii32s")
+ANSWER_FDS_MAX = 1
+REQUEST = struct.Struct("<cBiIIII")
+NO_NETWORK = -1
 WARM_NONE, WARM_EXEC, WARM_ZYGOTE = 0, 1, 2
 START_TIMEOUT_S = 30.0
 UNDER_WAY_MAX = 32  # requests without an answer: they fit into the socket, so sending never waits
@@ -39,7 +40,11 @@ UNDER_WAY_MAX = 32  # requests without an answer: they fit into the socket, so s
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A sandbox's PID 1 as the host holds it; the receiver owns both descriptors."""
+    """A sandbox's PID 1 as the host holds it; the receiver owns the descriptor.
+
+    ``network`` is the launcher's number of the network namespace, by which it can be used again
+    (or ``NO_NETWORK``).
+    """
 
     pid: int
     network: int
@@ -59,10 +64,10 @@ class SandboxRequest:
     argv: Sequence[str] = ()
     env: Sequence[str] = ()
 
-    def encode(self, *, networked: bool) -> bytes:
-        """The request packet; ``networked``: a network namespace to use again goes with it."""
+    def encode(self, *, network: int = NO_NETWORK) -> bytes:
+        """The request packet; ``network``: a network namespace to use again."""
         numbers = (self.init_uid, self.program_uid, self.processes, self.scratch_mb)
-        head = REQUEST.pack(b"S", self.warm, networked, *numbers)
+        head = REQUEST.pack(b"S", self.warm, network, *numbers)
         return head + _ahead(self.source, tuple(self.argv), tuple(self.env))
 
 
@@ -104,8 +109,8 @@ class Reply:
         elif self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
-    async def take(self) -> tuple[int, list[int]]:
-        """The process and the descriptors; waits for them. Cancelled, it can still be taken.
+    async def take(self) -> tuple[int, int, list[int]]:
+        """Process, network and descriptors; waits for them. Cancelled, it can still be taken.
 
         Raises:
             SandboxUnavailable: a step failed, which is named, or the launcher is gone.
@@ -116,12 +121,12 @@ class Reply:
             await self._launcher.wait(self)
         if not self._said:
             raise gone()
-        error_number, pid, step = ANSWER.unpack(self._said)
+        error_number, pid, network, step = ANSWER.unpack(self._said)
         if error_number:
             self.drop()
             name = step.rstrip(b"\0").decode()
             raise SandboxUnavailable(f"no sandbox: {os.strerror(error_number)}", step=name)
-        return pid, self._fds
+        return pid, network, self._fds
 
     def drop(self) -> None:
         """Close what came with it, or will come."""
@@ -139,7 +144,7 @@ class Spawning:
 
     async def spawned(self) -> Spawned:
         """Its PID 1; at once if that has said something. Raises as :meth:`Reply.take`."""
-        pid, (network, pidfd) = await self._reply.take()
+        pid, network, (pidfd,) = await self._reply.take()
         return Spawned(pid, network, pidfd)
 
     def drop(self) -> None:
@@ -163,6 +168,7 @@ class Launcher:
         self._asked: deque[Reply] = deque()
         self._waiting = 0
         self._lost = False
+        self.networks: deque[int] = deque()  # its network namespaces that nobody uses now
 
     @property
     def alive(self) -> bool:
@@ -222,13 +228,11 @@ class Launcher:
         request: SandboxRequest,
         cgroup_procs: Sequence[int],
         zygote: HasSocket | None,
-        network: int | None,
     ) -> Spawning:
         """Have a sandbox's PID 1 cloned; it joins the cgroups behind the given descriptors.
 
-        ``zygote`` forks its interpreter. ``network`` is a network namespace that an earlier
-        sandbox had, to be used again if it is as good as new; the caller keeps that descriptor,
-        and gets one for the namespace taken.
+        ``zygote`` forks its interpreter. The sandbox gets a network namespace of :attr:`networks`,
+        if that is as good as new, or a new one; who asked gives it back there.
 
         Raises:
             SandboxUnavailable: the launcher is gone.
@@ -237,10 +241,9 @@ class Launcher:
         fds = [inner.fileno(), *cgroup_procs]
         if zygote is not None:
             fds.append(zygote.fileno())
-        if network is not None:
-            fds.append(network)
+        network = self.networks.popleft() if self.networks else NO_NETWORK
         try:
-            reply = await self._ask(request.encode(networked=network is not None), fds)
+            reply = await self._ask(request.encode(network=network), fds)
         except BaseException:
             control.close()
             raise
@@ -254,7 +257,7 @@ class Launcher:
         packet += frames.strings([e.encode() for e in env])
         reply = await self._ask(packet, fds)
         try:
-            _, (pidfd,) = await reply.take()
+            _, _, (pidfd,) = await reply.take()
         except BaseException:
             reply.drop()
             raise

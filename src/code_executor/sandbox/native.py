@@ -53,7 +53,6 @@ from code_executor.sandbox.zygote import ZYGOTE_HOME, Zygote, zygote_files
 log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
-SPARE_MAX = 256  # network namespaces kept to be used again
 SPARE_OPEN_MAX = 32  # groups kept so with their files open
 OLDEST_KERNEL = (5, 12)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
@@ -96,7 +95,6 @@ class NativeBackend:
         self._lock = asyncio.Lock()
         self._zygotes: dict[str, Zygote] = {}
         self._live: dict[str, NativeSandbox] = {}
-        self._networks: deque[int] = deque()
         self._groups: deque[Group] = deque()
         self._count = 0
         self._statuses: Sequence[LanguageStatus] | None = None
@@ -132,8 +130,6 @@ class NativeBackend:
     async def _start_launcher(self) -> None:
         """A launcher and its zygotes; what an earlier one had is gone with it."""
         self._drop_zygotes()
-        while self._networks:
-            os.close(self._networks.pop())
         if self._launcher is not None:
             await self._launcher.close()
         self._workdir.mkdir(parents=True, exist_ok=True)
@@ -214,6 +210,7 @@ class NativeBackend:
         assert self._readers is not None
         assert self._leaving is not None
         self._leaving.look()
+        launcher = self.launcher
         uids = self._uids.take()
         self._count += 1
         sandbox_name = f"sandbox-{self._count}"
@@ -222,23 +219,19 @@ class NativeBackend:
             name,
             group,
             sandbox_name,
-            partial(self._forget, uids),
+            partial(self._forget, uids, launcher),
             readers=self._readers,
             leaving=self._leaving,
         )
         self._live[sandbox_name] = sandbox
         request = self._request(name, uids, zygote)
-        network = self._networks.popleft() if self._networks else None
         try:
-            await sandbox.start(self.launcher, request, zygote, self._memory, network)
+            await sandbox.start(launcher, request, zygote, self._memory)
         except BaseException as error:
             await sandbox.destroy()
             if isinstance(error, SandboxUnavailable | asyncio.CancelledError):
                 raise
             raise SandboxUnavailable(f"no sandbox: {words(error)}", step="prepare") from error
-        finally:
-            if network is not None:
-                os.close(network)
         return sandbox
 
     def _request(self, name: str, uids: tuple[int, int], zygote: Zygote | None) -> SandboxRequest:
@@ -272,14 +265,13 @@ class NativeBackend:
             self._statuses = await asyncio.gather(*asked)
         return self._statuses
 
-    def _forget(self, uids: tuple[int, int], sandbox: NativeSandbox, clean: bool) -> None:
+    def _forget(
+        self, uids: tuple[int, int], launcher: Launcher, sandbox: NativeSandbox, clean: bool
+    ) -> None:
         """A sandbox is gone. Where something of it is left, no other run ever gets its ids."""
         self._live.pop(sandbox.name, None)
-        if sandbox.network is not None:
-            if clean and len(self._networks) < SPARE_MAX:
-                self._networks.append(sandbox.network)
-            else:
-                os.close(sandbox.network)
+        if clean and sandbox.network != launching.NO_NETWORK:
+            launcher.networks.append(sandbox.network)
         if sandbox.group.made and clean:
             self._groups.appendleft(sandbox.group)  # the next one's: its files are open
             if len(self._groups) > SPARE_OPEN_MAX:
@@ -298,8 +290,6 @@ class NativeBackend:
         self._drop_zygotes()
         if self._readers is not None:
             self._readers.close()
-        while self._networks:
-            os.close(self._networks.pop())
         if self._launcher is not None:
             await self._launcher.close()
         while self._groups:

@@ -13,6 +13,7 @@ from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
 from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import (
+    NO_NETWORK,
     WARM_NONE,
     Launcher,
     SandboxRequest,
@@ -33,8 +34,8 @@ class NativeSandbox(RunsPlans):
     """One sandbox: its init and its cgroup.
 
     ``on_gone`` is called once when it has been destroyed, with whether nothing of it is left; the
-    receiver then owns :attr:`network`, a descriptor of the network namespace it had, and
-    :attr:`group`, which is either as good as new or removed (``group.made``).
+    receiver then owns :attr:`group`, which is either as good as new or removed (``group.made``),
+    and may give :attr:`network` back to the launcher.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class NativeSandbox(RunsPlans):
         self._spawning: Spawning | None = None
         self._spawned: Spawned | None = None
         self._rest: asyncio.Task[None] | None = None
-        self.network: int | None = None
+        self.network = NO_NETWORK
         self.name = name
 
     @property
@@ -76,7 +77,6 @@ class NativeSandbox(RunsPlans):
         request: SandboxRequest,
         zygote: Zygote | None,
         memory: int,
-        network: int | None,
     ) -> None:
         """Make it all, until init says READY.
 
@@ -85,7 +85,7 @@ class NativeSandbox(RunsPlans):
         """
         self._warm = request.warm != WARM_NONE
         self.group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
-        spawning = await launcher.sandbox(request, self.group.procs(), zygote, network)
+        spawning = await launcher.sandbox(request, self.group.procs(), zygote)
         self._spawning = spawning
         self._session = Session(spawning.control, self._readers)
         deadline = self._session.deadline(PREPARE_TIMEOUT_S)

@@ -56,7 +56,9 @@ class Scripted:
     def answer(self, *, error: int = 0, pid: int = 7, step: bytes = b"", fds: int = 0) -> None:
         """Answer with so many fresh descriptors."""
         ends = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(fds)]
-        socket.send_fds(self._socket, [ANSWER.pack(error, pid, step)], [s.fileno() for s in ends])
+        socket.send_fds(
+            self._socket, [ANSWER.pack(error, pid, 5, step)], [s.fileno() for s in ends]
+        )
         for end in ends:
             end.close()
 
@@ -81,12 +83,11 @@ async def scripted() -> AsyncIterator[Scripted]:
 
 def close(spawned: Spawned) -> None:
     os.close(spawned.pidfd)
-    os.close(spawned.network)
 
 
-async def spawn(launcher: Launcher, network: int | None = None) -> Spawned:
+async def spawn(launcher: Launcher) -> Spawned:
     """Ask for a sandbox, and wait for the answer."""
-    spawning = await launcher.sandbox(REQUEST, (), None, network)
+    spawning = await launcher.sandbox(REQUEST, (), None)
     try:
         return await spawning.spawned()
     finally:
@@ -112,8 +113,8 @@ def test_a_sandbox_request_is_numbers_then_counted_strings() -> None:
         env=("A=b",),
     )
     strings = b"\7\0\0\0main.js" + b"\2\0\0\0\6\0\0\0/bin/x\1\0\0\0y" + b"\1\0\0\0\3\0\0\0A=b"
-    assert request.encode(networked=False) == b"S\1\0" + struct.pack("<4I", 1, 2, 3, 4) + strings
-    assert request.encode(networked=True)[:4] == b"S\1\1\1"
+    assert request.encode() == b"S\1" + struct.pack("<i4I", -1, 1, 2, 3, 4) + strings
+    assert request.encode(network=7)[:6] == b"S\1\7\0\0\0"
 
 
 def test_an_environment_is_name_value_strings_in_order() -> None:
@@ -125,17 +126,17 @@ def test_an_environment_is_name_value_strings_in_order() -> None:
 
 async def test_a_sandbox_is_a_pid_a_network_and_a_pidfd(scripted: Scripted) -> None:
     asking = asyncio.ensure_future(spawn(scripted.launcher))
-    assert await scripted.asked() == REQUEST.encode(networked=False)
-    scripted.answer(pid=4711, fds=2)
+    assert await scripted.asked() == REQUEST.encode()
+    scripted.answer(pid=4711, fds=1)
     spawned = await asking
-    assert spawned.pid == 4711
+    assert (spawned.pid, spawned.network) == (4711, 5)
     close(spawned)
 
 
 async def test_init_s_end_of_the_channel_goes_first_and_the_other_is_there_at_once(
     scripted: Scripted,
 ) -> None:
-    spawning = await scripted.launcher.sandbox(REQUEST, (), None, None)
+    spawning = await scripted.launcher.sandbox(REQUEST, (), None)
     _, (inner,) = await scripted.asked_with()
     os.write(inner, b"ready")
     os.close(inner)
@@ -145,24 +146,20 @@ async def test_init_s_end_of_the_channel_goes_first_and_the_other_is_there_at_on
     spawning.drop()
 
 
-async def test_a_network_to_use_again_goes_last_and_stays_the_caller_s(scripted: Scripted) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    asking = asyncio.ensure_future(spawn(scripted.launcher, null))
-    packet, fds = await scripted.asked_with()
-    assert packet == REQUEST.encode(networked=True)
-    assert os.fstat(fds[-1]).st_rdev == os.fstat(null).st_rdev
-    for fd in fds:
-        os.close(fd)
-    scripted.answer(fds=2)
+async def test_a_network_to_use_again_goes_by_its_number(scripted: Scripted) -> None:
+    scripted.launcher.networks.append(7)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    assert await scripted.asked() == REQUEST.encode(network=7)
+    assert not scripted.launcher.networks
+    scripted.answer(fds=1)
     close(await asking)
-    os.close(null)  # still open: this would fail otherwise
 
 
 async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: Scripted) -> None:
     before = descriptors()
     asking = asyncio.ensure_future(spawn(scripted.launcher))
     await scripted.asked()
-    scripted.answer(error=errno.ENOSPC, step=b"clone", fds=2)
+    scripted.answer(error=errno.ENOSPC, step=b"clone", fds=1)
     with pytest.raises(SandboxUnavailable) as caught:
         await asking
     assert caught.value.step == "clone"
@@ -182,7 +179,7 @@ async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
     assert scripted.launcher.ended()
     before = descriptors()
     with pytest.raises(SandboxUnavailable):
-        await scripted.launcher.sandbox(REQUEST, (), None, None)
+        await scripted.launcher.sandbox(REQUEST, (), None)
     assert descriptors() == before
 
 
@@ -196,7 +193,7 @@ async def test_the_end_of_a_launcher_that_nobody_asks_is_seen_when_looked_for(
 
 
 async def test_a_launcher_that_speaks_unasked_is_none(scripted: Scripted) -> None:
-    scripted.answer(fds=2)
+    scripted.answer(fds=1)
     before = descriptors()
     assert scripted.launcher.ended()
     assert descriptors() == before  # what came with it is closed
@@ -216,7 +213,7 @@ async def test_requests_are_answered_in_order(scripted: Scripted) -> None:
     for _ in asking:
         await scripted.asked()  # none of them waits for the answer to another
     for pid in (1, 2, 3):
-        scripted.answer(pid=pid, fds=2)
+        scripted.answer(pid=pid, fds=1)
     spawned = [await each for each in asking]
     assert [each.pid for each in spawned] == [1, 2, 3]
     for each in spawned:
@@ -230,7 +227,7 @@ async def test_no_more_requests_are_under_way_than_the_socket_holds(scripted: Sc
         await asyncio.sleep(0)
         assert len(scripted.launcher._asked) <= launching.UNDER_WAY_MAX
         await scripted.asked()
-        scripted.answer(pid=pid, fds=2)
+        scripted.answer(pid=pid, fds=1)
     spawned = await asyncio.gather(*asking)
     assert [each.pid for each in spawned] == list(range(many))
     for each in spawned:
@@ -244,7 +241,7 @@ async def test_a_request_whose_zygote_was_let_go_of_meanwhile_is_not_the_launche
     zygote.close()
     far.close()
     with pytest.raises(SandboxUnavailable) as caught:
-        await scripted.launcher.sandbox(REQUEST, (), zygote, None)
+        await scripted.launcher.sandbox(REQUEST, (), zygote)
     assert caught.value.step == "zygote"
     assert not scripted.launcher.ended()
 
@@ -252,13 +249,13 @@ async def test_a_request_whose_zygote_was_let_go_of_meanwhile_is_not_the_launche
 async def test_who_was_cancelled_while_he_waited_still_takes_his_own_answer(
     scripted: Scripted,
 ) -> None:
-    spawning = await scripted.launcher.sandbox(REQUEST, (), None, None)
+    spawning = await scripted.launcher.sandbox(REQUEST, (), None)
     first = asyncio.ensure_future(spawning.spawned())
     await scripted.asked()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    scripted.answer(pid=1, fds=2)
+    scripted.answer(pid=1, fds=1)
     spawned = await spawning.spawned()
     assert spawned.pid == 1
     close(spawned)
@@ -267,14 +264,14 @@ async def test_who_was_cancelled_while_he_waited_still_takes_his_own_answer(
 
 async def test_a_dropped_answer_leaves_the_next_request_its_own(scripted: Scripted) -> None:
     before = descriptors()
-    first: Spawning = await scripted.launcher.sandbox(REQUEST, (), None, None)
+    first: Spawning = await scripted.launcher.sandbox(REQUEST, (), None)
     await scripted.asked()
     first.control.close()
     first.drop()
     second = asyncio.ensure_future(spawn(scripted.launcher))
-    scripted.answer(pid=1, fds=2)
+    scripted.answer(pid=1, fds=1)
     await scripted.asked()
-    scripted.answer(pid=2, fds=2)
+    scripted.answer(pid=2, fds=1)
     spawned = await asyncio.wait_for(second, 5)
     assert spawned.pid == 2
     close(spawned)
@@ -312,7 +309,7 @@ async def test_a_ground_process_that_fails_tells_its_step(tmp_path: Path) -> Non
 
 async def test_a_zygote_s_socket_goes_with_the_request_of_its_sandbox(scripted: Scripted) -> None:
     zygote, far = socket.socketpair()
-    spawning = await scripted.launcher.sandbox(REQUEST, (), zygote, None)
+    spawning = await scripted.launcher.sandbox(REQUEST, (), zygote)
     _, (control, sent) = await scripted.asked_with()
     os.write(sent, b"fork")
     assert far.recv(16) == b"fork"

@@ -7,9 +7,9 @@
  *   'S'  enter the sandbox's network namespace (network.h), clone its PID 1 into fresh ones of all
  *        other kinds, write its id maps, move it into the run's cgroups, let it go. With the
  *        request come init's end of the control channel, then their cgroup.procs, then the command
- *        socket of the zygote that is to fork into it (init asks, and lets go of it), then a network
- *        namespace to use again. The answer carries the network namespace and a pidfd. The service
- *        waits for what init says, not for the answer: after a refusal the control channel ends.
+ *        socket of the zygote that is to fork into it (init asks, and lets go of it); it names the
+ *        network namespace to use again. The answer names the one taken and carries a pidfd. The
+ *        service waits for what init says, not for it: after a refusal the control channel ends.
  *   'Z'  fork and exec a zygote, which sees the same root. The answer carries a pidfd.
  *
  * A clone of this small static program is cheap, which is why it is not the service that clones.
@@ -39,7 +39,7 @@
 #include "proto.h"
 #include "signals.h"
 
-enum { COMMAND_FD = 3, FILTER_FD = 4, CHILD_FDS = 5, REQUEST_MAX = 128 * 1024, FDS_MAX = PROCS_MAX + 3, STRINGS_MAX = 1024 };
+enum { COMMAND_FD = 3, FILTER_FD = 4, CHILD_FDS = 5, REQUEST_MAX = 128 * 1024, FDS_MAX = PROCS_MAX + 2, STRINGS_MAX = 1024 };
 
 /* The descriptors of a request for a sandbox. */
 enum { CONTROL = 0, FIRST_PROCS = 1 };
@@ -54,8 +54,9 @@ struct request {
 struct answer {
     int32_t error; /* errno, or 0 */
     int32_t pid;
-    char step[32]; /* the step that failed */
-    int fds[2];    /* the caller's, closed after the answer is sent */
+    int32_t network; /* the number of the network namespace */
+    char step[32];   /* the step that failed */
+    int fds[1];      /* the caller's, closed after the answer is sent */
     size_t fd_count;
 };
 
@@ -114,7 +115,7 @@ static int receive(struct request *r)
 static void reply(struct answer *a)
 {
     union {
-        char space[CMSG_SPACE(2 * sizeof(int))];
+        char space[CMSG_SPACE(sizeof(int))];
         struct cmsghdr align;
     } control;
     struct iovec part = {a, offsetof(struct answer, fds)};
@@ -239,12 +240,10 @@ static void launch(struct request *r, struct sandbox *box, const struct filter *
                    struct answer *a)
 {
     int gate[2], pidfd = -1;
-    int network = network_enter(box->networked ? r->fds[--r->fd_count] : -1);
-    if (network < 0) {
+    if (network_enter(box->network, &a->network) < 0) {
         refuse(a, "network namespace");
         return;
     }
-    a->fds[a->fd_count++] = network;
     if (pipe2(gate, O_CLOEXEC) < 0) {
         refuse(a, "gate");
         return;
@@ -265,7 +264,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
 {
     struct cursor *c = &r->cursor;
     struct sandbox box = {.warm = take_u8(c)};
-    box.networked = take_u8(c);
+    box.network = (int32_t)take_u32(c);
     box.init_uid = take_u32(c);
     box.program_uid = take_u32(c);
     box.processes = take_u32(c);
@@ -274,7 +273,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
     box.argv = take_strings(c, STRINGS_MAX);
     box.env = take_strings(c, STRINGS_MAX);
     errno = EPROTO;
-    size_t others = FIRST_PROCS + (size_t)(box.networked != 0) + (size_t)(box.warm == WARM_ZYGOTE);
+    size_t others = FIRST_PROCS + (size_t)(box.warm == WARM_ZYGOTE);
     box.proc_count = r->fd_count - others;
     if (c->bad || c->left || box.warm > WARM_ZYGOTE || (box.warm == WARM_EXEC && !box.argv[0]) ||
         r->fd_count < others || box.proc_count > PROCS_MAX)
