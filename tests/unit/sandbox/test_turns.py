@@ -54,6 +54,8 @@ async def test_more_than_a_batch_are_all_read(readers: Readers) -> None:
 
 async def test_a_removed_one_is_not_called_even_in_the_same_turn(readers: Readers) -> None:
     told: list[str] = []
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
     pairs = {name: socket.socketpair() for name in ("a", "b")}
 
     def first_of_two(name: str) -> None:
@@ -66,6 +68,7 @@ async def test_a_removed_one_is_not_called_even_in_the_same_turn(readers: Reader
         far.send(b"x")
     await asyncio.sleep(0.05)
     assert len(told) == 1
+    assert not failed
     for near, far in pairs.values():
         near.close()
         far.close()
