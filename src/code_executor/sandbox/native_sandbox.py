@@ -201,11 +201,12 @@ class NativeSandbox(RunsPlans):
 
 def _hand_over(done: asyncio.Future[None], task: asyncio.Task[None]) -> None:
     """A task's end is that of ``done``."""
-    failure = task.exception()
-    if failure is None:
-        done.set_result(None)
-    else:
+    if task.cancelled():  # the loop ends
+        done.cancel()
+    elif (failure := task.exception()) is not None:
         done.set_exception(failure)
+    else:
+        done.set_result(None)
 
 
 async def readable(fd: int) -> None:
