@@ -26,6 +26,7 @@ from tests.integration.host import (
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import Outcome, Plan, RunStatus
+from code_executor.sandbox import native_sandbox
 from code_executor.sandbox import running as run_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.native import NativeBackend
@@ -249,6 +250,44 @@ async def test_cancelling_a_preparation_at_any_moment_leaves_nothing(
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
     await nothing_left(backend)
     assert descriptors(backend) <= before
+
+
+async def test_what_was_asked_of_a_launcher_that_stands_still_is_not_gone_yet(
+    backend: NativeBackend,
+) -> None:
+    stopped = launcher()
+    await stopped.end(signal.SIGSTOP)
+    asked = asyncio.ensure_future(backend.prepare("python"))
+    await asyncio.sleep(0.1)
+    asked.cancel()
+    await asyncio.sleep(0.1)
+    assert backend.live == 1  # a sandbox may come of it: its user ids are nobody else's
+    os.kill(stopped.pid, signal.SIGCONT)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asked, 5)
+    await nothing_left(backend)
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+
+
+async def test_a_launcher_that_does_not_answer_costs_the_ids_and_the_group(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_sandbox, "REMOVE_TIMEOUT_S", 0.2)
+    assert backend._uids is not None
+    free = len(backend._uids._free)
+    stopped = launcher()
+    await stopped.end(signal.SIGSTOP)
+    asked = asyncio.ensure_future(backend.prepare("python"))
+    await asyncio.sleep(0.1)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asked, 5)
+    assert backend.live == 0
+    assert len(backend._uids._free) == free - 1
+    assert groups(backend) == set()  # whatever still comes of it cannot join it, and ends
+    os.kill(stopped.pid, signal.SIGCONT)
+    await nothing_left(backend)
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
 
 
 async def test_destroying_twice_and_at_once_is_destroying(backend: NativeBackend) -> None:

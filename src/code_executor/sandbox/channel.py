@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.sandbox.frames import Decoder, Kind, ProtocolError
@@ -25,6 +26,16 @@ def _ignore_close(reason: Exception | None) -> None:
     """What a closed channel calls."""
 
 
+class Watcher(Protocol):
+    """Who tells that a descriptor can be read: an event loop, or ``turns.Readers``."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object:
+        """Begin to."""
+
+    def remove_reader(self, fd: int, /) -> object:
+        """Stop it."""
+
+
 class Channel:
     """Frames to and from one init.
 
@@ -38,6 +49,7 @@ class Channel:
         sock: socket.socket,
         on_frame: Callable[[Kind, bytes], None],
         on_close: Callable[[Exception | None], None],
+        watcher: Watcher | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = sock
@@ -47,7 +59,8 @@ class Channel:
         self._unsent = bytearray()
         self._closed = False
         sock.setblocking(False)
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self._watcher = watcher or self._loop
+        self._watcher.add_reader(sock.fileno(), self._readable)
 
     @property
     def closed(self) -> bool:
@@ -103,8 +116,9 @@ class Channel:
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_writer(self._socket.fileno())
+        self._watcher.remove_reader(self._socket.fileno())
+        if self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
         on_close = self._on_close
         # Its owner owns it: without a way back, both go when nobody needs them any more, and the

@@ -13,7 +13,8 @@ from pathlib import Path
 from code_executor.languages import Flavour, Language, Warm
 from code_executor.plan import default_env
 from code_executor.sandbox.build import Binaries
-from code_executor.sandbox.launcher import ZYGOTE_HOME, environment, zygote_files
+from code_executor.sandbox.launcher import environment
+from code_executor.sandbox.zygote import ZYGOTE_HOME, zygote_files
 
 INIT = "/opt/ahead/init"
 FILTER = "/opt/ahead/filter"

@@ -96,6 +96,7 @@ FROM_HOST = frozenset(
     }
 )
 FROM_INIT = frozenset(Kind) - FROM_HOST
+_BY_LETTER = {int(kind): kind for kind in FROM_INIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def string(value: bytes) -> bytes:
 
 def strings(values: Sequence[bytes]) -> bytes:
     """A counted list of counted strings."""
-    return U32.pack(len(values)) + b"".join(map(string, values))
+    return U32.pack(len(values)) + b"".join([U32.pack(len(each)) + each for each in values])
 
 
 def staged(path: str, content: bytes, *, executable: bool = False) -> Iterator[bytes]:
@@ -214,8 +215,9 @@ class Decoder:
 
     def _header(self, at: int) -> tuple[Kind, int]:
         letter, size = HEADER.unpack_from(self._buffer, at)
-        if letter not in FROM_INIT:
+        kind = _BY_LETTER.get(letter)
+        if kind is None:
             raise ProtocolError(f"init sent a frame of type {letter}")
         if size > PAYLOAD_OUT_MAX:
             raise ProtocolError(f"init sent a frame of {size} bytes")
-        return Kind(letter), size
+        return kind, size

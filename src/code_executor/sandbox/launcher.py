@@ -1,46 +1,53 @@
-"""The service's side of the launcher and of the zygotes: processes, sockets, requests.
+"""The service's side of the launcher: its process, its socket, the requests to it.
 
 Theory of operation. :class:`Launcher` starts the ground process (:mod:`.ground`), which becomes the
-launcher in C (``init/launcher.c``). They speak over a SOCK_SEQPACKET socket, one request and one
-answer at a time, descriptors attached; an answer is awaited on the event loop, so a slow clone
-holds nobody up. :class:`Zygote` is a warm interpreter that the launcher forked; its command socket
-goes with the request for a sandbox, whose init asks for the child (``init/init.c``, ask_zygote) and
-tells that it is there (READY).
+launcher in C (``init/launcher.c``). They speak over a SOCK_SEQPACKET socket, descriptors attached:
+requests, of which some may be under way, and their answers in the same order. Each request has a
+:class:`Reply`, which its owner takes or drops. Nobody is woken by the answer for a sandbox: its
+READY, or the end of its control channel, comes later, and the answer is taken off the socket then.
 
-Each is dead when its socket ends. The owner (``native``) starts a new one then.
+It is dead when its socket ends. The owner (``native``) starts a new one then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pickle
-import select
 import socket
 import struct
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from typing import Protocol
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.sandbox import frames
 from code_executor.sandbox.ground import Instructions
 
-ANSWER = struct.Struct("<ii32s")
-REQUEST = struct.Struct("<cBBIIII")
+ANSWER = struct.Struct("<iii32s")
+ANSWER_FDS_MAX = 1
+REQUEST = struct.Struct("<cBiIIII")
+NO_NETWORK = -1
 WARM_NONE, WARM_EXEC, WARM_ZYGOTE = 0, 1, 2
 START_TIMEOUT_S = 30.0
+UNDER_WAY_MAX = 32  # requests without an answer: they fit into the socket, so sending never waits
 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A sandbox's PID 1 as the host holds it; the receiver owns all three descriptors."""
+    """A sandbox's PID 1 as the host holds it; the receiver owns the descriptor.
+
+    ``network`` is the launcher's number of the network namespace, by which it can be used again
+    (or ``NO_NETWORK``).
+    """
 
     pid: int
     network: int
-    control: socket.socket
     pidfd: int
 
 
@@ -57,17 +64,97 @@ class SandboxRequest:
     argv: Sequence[str] = ()
     env: Sequence[str] = ()
 
-    def encode(self, *, networked: bool) -> bytes:
-        """The request packet; ``networked``: a network namespace to use again goes with it."""
+    def encode(self, *, network: int = NO_NETWORK) -> bytes:
+        """The request packet; ``network``: a network namespace to use again."""
         numbers = (self.init_uid, self.program_uid, self.processes, self.scratch_mb)
-        head = REQUEST.pack(b"S", self.warm, networked, *numbers)
-        argv = frames.string(self.source.encode()) + frames.strings([a.encode() for a in self.argv])
-        return head + argv + frames.strings([e.encode() for e in self.env])
+        head = REQUEST.pack(b"S", self.warm, network, *numbers)
+        return head + _ahead(self.source, tuple(self.argv), tuple(self.env))
+
+
+@cache
+def _ahead(source: str, argv: Sequence[str], env: Sequence[str]) -> bytes:
+    """What is started ahead; there are as many as there are flavours."""
+    strings = frames.strings([a.encode() for a in argv])
+    return frames.string(source.encode()) + strings + frames.strings([e.encode() for e in env])
 
 
 def environment(env: Mapping[str, str]) -> list[str]:
     """``NAME=VALUE`` strings."""
     return [f"{name}={value}" for name, value in env.items()]
+
+
+class HasSocket(Protocol):
+    """A zygote, as far as the launcher is concerned."""
+
+    def fileno(self) -> int:
+        """Its command socket."""
+        ...
+
+
+class Reply:
+    """The answer to one request. Its owner takes it, or drops it, once."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._said: bytes | None = None
+        self._fds: list[int] = []
+        self._unwanted = False
+        self.waiter: asyncio.Future[None] | None = None
+
+    def came(self, said: bytes, fds: list[int]) -> None:
+        """The launcher has answered; nothing if it is gone."""
+        self._said, self._fds = said, fds
+        if self._unwanted:
+            self.drop()
+        elif self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def take(self) -> tuple[int, int, list[int]]:
+        """Process, network and descriptors; waits for them. Cancelled, it can still be taken.
+
+        Raises:
+            SandboxUnavailable: a step failed, which is named, or the launcher is gone.
+        """
+        if self._said is None:
+            self._launcher.look()
+        if self._said is None:
+            await self._launcher.wait(self)
+        if not self._said:
+            raise gone()
+        error_number, pid, network, step = ANSWER.unpack(self._said)
+        if error_number:
+            self.drop()
+            name = step.rstrip(b"\0").decode()
+            raise SandboxUnavailable(f"no sandbox: {os.strerror(error_number)}", step=name)
+        return pid, network, self._fds
+
+    def drop(self) -> None:
+        """Close what came with it, or will come."""
+        self._unwanted = True
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+class Spawning:
+    """A sandbox that was asked for: the host's end of its control channel, and the answer."""
+
+    def __init__(self, reply: Reply, control: socket.socket) -> None:
+        self._reply = reply
+        self.control = control
+
+    async def spawned(self) -> Spawned:
+        """Its PID 1; at once if that has said something. Raises as :meth:`Reply.take`."""
+        pid, network, (pidfd,) = await self._reply.take()
+        return Spawned(pid, network, pidfd)
+
+    def drop(self) -> None:
+        """Nobody wants to know any more."""
+        self._reply.drop()
+
+
+def gone() -> SandboxUnavailable:
+    """What a request to a launcher that has ended comes to."""
+    return SandboxUnavailable("the launcher is gone", step="launcher")
 
 
 class Launcher:
@@ -77,10 +164,22 @@ class Launcher:
         self._loop = asyncio.get_running_loop()
         self._process = process
         self._socket = sock
-        self._lock = asyncio.Lock()
-        self._answer: asyncio.Future[tuple[bytes, list[int]]] | None = None
-        self.alive = True
-        self._loop.add_reader(sock.fileno(), self._readable)
+        self._places = asyncio.Semaphore(UNDER_WAY_MAX)
+        self._asked: deque[Reply] = deque()
+        self._waiting = 0
+        self._lost = False
+        self.networks: deque[int] = deque()  # its network namespaces that nobody uses now
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return not self._lost and self._process.returncode is None
+
+    def ended(self) -> bool:
+        """Whether it has ended; looks."""
+        while not self._lost and self._receive():
+            pass
+        return not self.alive
 
     @classmethod
     async def start(cls, told: Instructions, filter_program: bytes) -> Launcher:
@@ -110,7 +209,7 @@ class Launcher:
         """A request that the launcher must refuse tells that it is there."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await self._request(b"?", ())
+                await (await self._ask(b"?", ())).take()
         except SandboxUnavailable as refused:
             if refused.step == "request":
                 return
@@ -128,106 +227,120 @@ class Launcher:
         self,
         request: SandboxRequest,
         cgroup_procs: Sequence[int],
-        zygote: Zygote | None,
-        network: int | None,
-    ) -> Spawned:
-        """Clone a sandbox's PID 1; it joins the cgroups behind the given descriptors.
+        zygote: HasSocket | None,
+    ) -> Spawning:
+        """Have a sandbox's PID 1 cloned; it joins the cgroups behind the given descriptors.
 
-        ``zygote`` forks its interpreter. ``network`` is a network namespace that an earlier
-        sandbox had, to be used again if it is as good as new; the caller keeps that descriptor,
-        and gets one for the namespace taken.
+        ``zygote`` forks its interpreter. The sandbox gets a network namespace of :attr:`networks`,
+        if that is as good as new, or a new one; who asked gives it back there.
 
         Raises:
-            SandboxUnavailable: a step failed; it is named.
+            SandboxUnavailable: the launcher is gone.
         """
-        fds = [*cgroup_procs]
+        control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        fds = [inner.fileno(), *cgroup_procs]
         if zygote is not None:
             fds.append(zygote.fileno())
-        if network is not None:
-            fds.append(network)
-        packet = request.encode(networked=network is not None)
-        pid, (taken, control, pidfd) = await self._request(packet, fds)
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, control)
-        return Spawned(pid, taken, channel, pidfd)
+        network = self.networks.popleft() if self.networks else NO_NETWORK
+        try:
+            reply = await self._ask(request.encode(network=network), fds)
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            inner.close()
+        return Spawning(reply, control)
 
     async def zygote(self, argv: Sequence[str], env: Sequence[str], fds: Sequence[int]) -> int:
         """Fork and exec a zygote; ``fds``: its command socket and standard streams. Its pidfd."""
         packet = b"Z" + frames.strings([a.encode() for a in argv])
         packet += frames.strings([e.encode() for e in env])
-        _, (pidfd,) = await self._request(packet, fds)
+        reply = await self._ask(packet, fds)
+        try:
+            _, _, (pidfd,) = await reply.take()
+        except BaseException:
+            reply.drop()
+            raise
         return pidfd
 
-    async def _request(self, packet: bytes, fds: Sequence[int]) -> tuple[int, list[int]]:
+    async def _ask(self, packet: bytes, fds: Sequence[int]) -> Reply:
+        """Send a request."""
+        await self._places.acquire()
         try:
-            data, received = await self._exchange(packet, fds)
+            if self._lost:
+                raise gone()
+            socket.send_fds(self._socket, [packet], fds)
         except OSError as error:
-            self.alive = False
-            raise SandboxUnavailable("the launcher is gone", step="launcher") from error
-        if len(data) != ANSWER.size:
-            self.alive = False
-            raise SandboxUnavailable("the launcher is gone", step="launcher")
-        error_number, pid, step = ANSWER.unpack(data)
-        if error_number:
-            for fd in received:
-                os.close(fd)
-            name = step.rstrip(b"\0").decode()
-            raise SandboxUnavailable(f"no sandbox: {os.strerror(error_number)}", step=name)
-        return pid, received
-
-    async def _exchange(self, packet: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
-        """A request and its answer, taken off the socket even when nobody waits for it any more."""
-        await self._lock.acquire()
-        self._answer = answer = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(lambda _: self._lock.release())
-        try:
-            socket.send_fds(self._socket, [packet], list(fds))
-        except OSError:
-            answer.cancel()
+            self._places.release()
+            if error.errno != errno.EBADF or self._socket.fileno() < 0:
+                self._lose()
+                raise gone() from error
+            # A zygote was let go of while this waited.
+            raise SandboxUnavailable(
+                "what goes with the request is closed", step="zygote"
+            ) from None
+        except SandboxUnavailable:
+            self._places.release()
             raise
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            answer.add_done_callback(_discard)
-            raise
+        reply = Reply(self)
+        self._asked.append(reply)
+        return reply
 
-    def _readable(self) -> None:
-        """An answer, or the launcher's end."""
+    def look(self) -> None:
+        """Take the answers that are there off the socket."""
+        while self._asked and self._receive():
+            pass
+
+    def _receive(self) -> bool:
+        """Take one answer off the socket, or learn of the launcher's end; whether one was there."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, 4096, 8)
+            data, fds, _, _ = socket.recv_fds(self._socket, ANSWER.size + 1, ANSWER_FDS_MAX)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data, fds = b"", []
-        if not data:
-            self.alive = False
-            self._loop.remove_reader(self._socket.fileno())
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result((data, fds))
+        if len(data) != ANSWER.size or not self._asked:
+            for fd in fds:
+                os.close(fd)
+            self._lose()
+            return False
+        self._places.release()
+        self._asked.popleft().came(data, fds)
+        return True
+
+    def _lose(self) -> None:
+        """It is gone, or speaks out of turn: no request gets an answer any more."""
+        self._lost = True
+        while self._asked:
+            self._places.release()
+            self._asked.popleft().came(b"", [])
+
+    async def wait(self, reply: Reply) -> None:
+        """Until ``reply`` has come."""
+        reply.waiter = self._loop.create_future()
+        if not self._waiting:
+            self._loop.add_reader(self._socket.fileno(), self.look)
+        self._waiting += 1
+        try:
+            await reply.waiter
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._socket.fileno() >= 0:
+                self._loop.remove_reader(self._socket.fileno())
 
     def kill(self) -> None:
         """End the launcher, and with it every zygote and sandbox."""
-        self.alive = False
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer sees the end
+        self._lose()
 
     async def close(self) -> None:
         """End it and wait for it."""
         self.kill()
         await self._process.wait()
-        async with self._lock:
-            if self._socket.fileno() >= 0:
-                self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-
-
-def _discard(answer: asyncio.Future[tuple[bytes, list[int]]]) -> None:
-    """Close what came with an answer that nobody waits for: its sandbox ends with its channel."""
-    if answer.cancelled() or answer.exception() is not None:
-        return
-    for fd in answer.result()[1]:
-        os.close(fd)
+        if self._waiting and self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
 
 
 async def _start_ground(command_fd: int, filter_fd: int) -> asyncio.subprocess.Process:
@@ -265,99 +378,3 @@ def _advice(words: str) -> str:
     if "mount_setattr" in words:
         return "boot Linux 5.12 or newer"
     return "run as root, or where unprivileged user namespaces may mount; see docs/install.md"
-
-
-class Zygote:
-    """A warm interpreter that forks into sandboxes."""
-
-    def __init__(self, name: str, sock: socket.socket, pidfd: int, log: int) -> None:
-        self.name = name
-        self._socket = sock
-        self._pidfd = pidfd
-        self._log = log
-
-    @classmethod
-    async def start(
-        cls, launcher: Launcher, name: str, argv: Sequence[str], env: Sequence[str]
-    ) -> Zygote:
-        """Start one and wait until it is warm.
-
-        Raises:
-            SandboxUnavailable: it did not become warm; its words are in the message.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Its streams are pipes, as a program's are: the interpreter chooses its buffers by that.
-        stdin_r, stdin_w = os.pipe()
-        log_r, log_w = os.pipe()
-        try:
-            fds = (theirs.fileno(), stdin_r, log_w, log_w)
-            pidfd = await launcher.zygote(argv, env, fds)
-        except BaseException:
-            ours.close()
-            os.close(log_r)
-            raise
-        finally:
-            theirs.close()
-            for fd in (stdin_r, stdin_w, log_w):
-                os.close(fd)
-        ours.setblocking(False)
-        os.set_blocking(log_r, False)
-        zygote = cls(name, ours, pidfd, log_r)
-        await zygote._await_warm()
-        return zygote
-
-    async def _await_warm(self) -> None:
-        loop = asyncio.get_running_loop()
-        said = b""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_TIMEOUT_S):
-                said = await loop.sock_recv(self._socket, 1)
-        if said == b"\0":
-            return
-        words = self.words()
-        self.close()
-        raise SandboxUnavailable(f"zygote {self.name} did not start: {words}", step="zygote")
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended and was not let go."""
-        if self._socket.fileno() < 0:
-            return False
-        ended = select.poll()
-        ended.register(self._pidfd, select.POLLIN)
-        return not ended.poll(0)
-
-    async def ended(self, within_s: float) -> bool:
-        """Whether it has ended, or does so in a moment: its descriptors close a little before."""
-        if self.alive:
-            await asyncio.sleep(within_s)
-        return not self.alive
-
-    def words(self) -> str:
-        """What it has written on standard error since last asked (its own, not a program's)."""
-        try:
-            return os.read(self._log, 8192).decode("utf-8", "replace").strip()
-        except BlockingIOError:
-            return ""
-
-    def fileno(self) -> int:
-        """Its command socket, on which inits ask for children."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Let it go: it ends when its socket does."""
-        self._socket.close()
-        os.close(self._pidfd)
-        os.close(self._log)
-
-
-ZYGOTE_HOME = "opt/ahead/python"
-
-
-def zygote_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
-    """What a zygote loads, by its path in the root."""
-    return {
-        f"{ZYGOTE_HOME}/zygote.so": zygote_library,
-        f"{ZYGOTE_HOME}/sitecustomize.py": bootstrap / "zygote.py",
-        f"{ZYGOTE_HOME}/rehearsal.py": bootstrap / "rehearsal.py",
-    }

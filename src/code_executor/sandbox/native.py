@@ -43,15 +43,16 @@ from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import Tree
 from code_executor.sandbox.ground import Instructions
 from code_executor.sandbox.group import Group
-from code_executor.sandbox.launcher import Launcher, SandboxRequest, Zygote, environment
+from code_executor.sandbox.launcher import Launcher, SandboxRequest, environment
 from code_executor.sandbox.native_sandbox import NativeSandbox
 from code_executor.sandbox.root import root_operations
+from code_executor.sandbox.turns import Leaving, Readers
 from code_executor.sandbox.uids import UidPairs, subordinate
+from code_executor.sandbox.zygote import ZYGOTE_HOME, Zygote, zygote_files
 
 log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
-SPARE_MAX = 256  # network namespaces kept to be used again
 SPARE_OPEN_MAX = 32  # groups kept so with their files open
 OLDEST_KERNEL = (5, 12)
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
@@ -94,13 +95,14 @@ class NativeBackend:
         self._lock = asyncio.Lock()
         self._zygotes: dict[str, Zygote] = {}
         self._live: dict[str, NativeSandbox] = {}
-        self._networks: deque[int] = deque()
         self._groups: deque[Group] = deque()
         self._count = 0
         self._statuses: Sequence[LanguageStatus] | None = None
         self._launcher: Launcher | None = None
         self._tree: Tree | None = None
         self._uids: UidPairs | None = None
+        self._readers: Readers | None = None
+        self._leaving: Leaving | None = None
 
     @property
     def launcher(self) -> Launcher:
@@ -121,14 +123,13 @@ class NativeBackend:
         self._filter = seccomp.compile(seccomp.load(self._profile))
         self._uids = _user_ids()
         self._tree = Tree.open()
+        self._readers, self._leaving = Readers(), Leaving()
         async with self._lock:
             await self._start_launcher()
 
     async def _start_launcher(self) -> None:
         """A launcher and its zygotes; what an earlier one had is gone with it."""
         self._drop_zygotes()
-        while self._networks:
-            os.close(self._networks.pop())
         if self._launcher is not None:
             await self._launcher.close()
         self._workdir.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ class NativeBackend:
     def _instructions(self, staging: str) -> Instructions:
         built = binaries()
         present = {path: source for path, source in self._mounts.items() if source.is_dir()}
-        texts = launching.zygote_files(built.zygote, BOOTSTRAP) | {
+        texts = zygote_files(built.zygote, BOOTSTRAP) | {
             f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD
         }
         root = os.geteuid() == 0
@@ -161,7 +162,7 @@ class NativeBackend:
         """One warm interpreter; a language that is not installed has none."""
         env = {
             **default_env(language),
-            "PYTHONPATH": f"/{launching.ZYGOTE_HOME}",
+            "PYTHONPATH": f"/{ZYGOTE_HOME}",
             "CE_PRELOAD": ",".join(flavour.preload),
         }
         try:
@@ -176,11 +177,11 @@ class NativeBackend:
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         await self._ensure_launcher()
-        zygote = self._zygotes.get(flavour)
+        launcher, zygote = self.launcher, self._zygotes.get(flavour)
         try:
             return await self._prepare(flavour, zygote)
         except SandboxUnavailable:
-            if self.launcher.alive and (zygote is None or not await zygote.ended(DEATH_S)):
+            if not launcher.ended() and (zygote is None or not await zygote.ended(DEATH_S)):
                 raise
         # A helper has died, and this request was the one to notice: once more, with a new one.
         await self._ensure_launcher()
@@ -206,24 +207,31 @@ class NativeBackend:
     async def _prepare(self, name: str, zygote: Zygote | None) -> NativeSandbox:
         assert self._tree is not None
         assert self._uids is not None
+        assert self._readers is not None
+        assert self._leaving is not None
+        self._leaving.look()
+        launcher = self.launcher
         uids = self._uids.take()
         self._count += 1
         sandbox_name = f"sandbox-{self._count}"
         group = self._groups.popleft() if self._groups else self._tree.group(sandbox_name)
-        sandbox = NativeSandbox(name, group, sandbox_name, partial(self._forget, uids))
+        sandbox = NativeSandbox(
+            name,
+            group,
+            sandbox_name,
+            partial(self._forget, uids, launcher),
+            readers=self._readers,
+            leaving=self._leaving,
+        )
         self._live[sandbox_name] = sandbox
         request = self._request(name, uids, zygote)
-        network = self._networks.popleft() if self._networks else None
         try:
-            await sandbox.start(self.launcher, request, zygote, self._memory, network)
+            await sandbox.start(launcher, request, zygote, self._memory)
         except BaseException as error:
             await sandbox.destroy()
             if isinstance(error, SandboxUnavailable | asyncio.CancelledError):
                 raise
             raise SandboxUnavailable(f"no sandbox: {words(error)}", step="prepare") from error
-        finally:
-            if network is not None:
-                os.close(network)
         return sandbox
 
     def _request(self, name: str, uids: tuple[int, int], zygote: Zygote | None) -> SandboxRequest:
@@ -257,18 +265,17 @@ class NativeBackend:
             self._statuses = await asyncio.gather(*asked)
         return self._statuses
 
-    def _forget(self, uids: tuple[int, int], sandbox: NativeSandbox, clean: bool) -> None:
+    def _forget(
+        self, uids: tuple[int, int], launcher: Launcher, sandbox: NativeSandbox, clean: bool
+    ) -> None:
         """A sandbox is gone. Where something of it is left, no other run ever gets its ids."""
         self._live.pop(sandbox.name, None)
-        if sandbox.network is not None:
-            if clean and len(self._networks) < SPARE_MAX:
-                self._networks.append(sandbox.network)
-            else:
-                os.close(sandbox.network)
+        if clean and sandbox.network != launching.NO_NETWORK:
+            launcher.networks.append(sandbox.network)
         if sandbox.group.made and clean:
-            if len(self._groups) >= SPARE_OPEN_MAX:
-                sandbox.group.close_most()
-            self._groups.appendleft(sandbox.group)
+            self._groups.appendleft(sandbox.group)  # the next one's: its files are open
+            if len(self._groups) > SPARE_OPEN_MAX:
+                self._groups[SPARE_OPEN_MAX].close_most()
         if clean and self._uids is not None:
             self._uids.give_back(uids)
 
@@ -281,8 +288,8 @@ class NativeBackend:
         """See ``ports.Backend.close``."""
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._live.values())))
         self._drop_zygotes()
-        while self._networks:
-            os.close(self._networks.pop())
+        if self._readers is not None:
+            self._readers.close()
         if self._launcher is not None:
             await self._launcher.close()
         while self._groups:

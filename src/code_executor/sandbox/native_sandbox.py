@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Callable
+from functools import partial
 
+from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
 from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import (
+    NO_NETWORK,
     WARM_NONE,
     Launcher,
     SandboxRequest,
     Spawned,
-    Zygote,
+    Spawning,
 )
 from code_executor.sandbox.running import RunsPlans, until_empty
 from code_executor.sandbox.session import Session
+from code_executor.sandbox.turns import Leaving, Readers
+from code_executor.sandbox.zygote import Zygote
 
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0
-USUAL_END_S = 0.002  # what the kernel takes to end a sandbox; to look later costs less than to wait
 OWN_PROCESSES = 1  # init counts in the pids controller too
 
 
@@ -31,19 +34,30 @@ class NativeSandbox(RunsPlans):
     """One sandbox: its init and its cgroup.
 
     ``on_gone`` is called once when it has been destroyed, with whether nothing of it is left; the
-    receiver then owns :attr:`network`, a descriptor of the network namespace it had, and
-    :attr:`group`, which is either as good as new or removed (``group.made``).
+    receiver then owns :attr:`group`, which is either as good as new or removed (``group.made``),
+    and may give :attr:`network` back to the launcher.
     """
 
     def __init__(
-        self, flavour: str, group: Group, name: str, on_gone: Callable[[NativeSandbox, bool], None]
+        self,
+        flavour: str,
+        group: Group,
+        name: str,
+        on_gone: Callable[[NativeSandbox, bool], None],
+        *,
+        readers: Readers,
+        leaving: Leaving,
     ) -> None:
         super().__init__()
         self._flavour = flavour
         self.group = group
         self._on_gone = on_gone
+        self._readers = readers
+        self._leaving = leaving
+        self._spawning: Spawning | None = None
         self._spawned: Spawned | None = None
-        self.network: int | None = None
+        self._rest: asyncio.Task[None] | None = None
+        self.network = NO_NETWORK
         self.name = name
 
     @property
@@ -63,7 +77,6 @@ class NativeSandbox(RunsPlans):
         request: SandboxRequest,
         zygote: Zygote | None,
         memory: int,
-        network: int | None,
     ) -> None:
         """Make it all, until init says READY.
 
@@ -72,10 +85,27 @@ class NativeSandbox(RunsPlans):
         """
         self._warm = request.warm != WARM_NONE
         self.group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
-        self._spawned = await launcher.sandbox(request, self.group.procs(), zygote, network)
-        self._session = Session(self._spawned.control)
-        async with asyncio.timeout(PREPARE_TIMEOUT_S):
+        spawning = await launcher.sandbox(request, self.group.procs(), zygote)
+        self._spawning = spawning
+        self._session = Session(spawning.control, self._readers)
+        deadline = self._session.deadline(PREPARE_TIMEOUT_S)
+        try:
             await self._session.ready()
+        except SandboxUnavailable:
+            await self._learn(spawning)  # where the launcher has failed, that is the reason
+            raise
+        finally:
+            deadline.cancel()
+        await self._learn(spawning)
+
+    async def _learn(self, spawning: Spawning) -> None:
+        """Take the launcher's answer; raises as :meth:`Spawning.spawned`."""
+        try:
+            self._spawned = await spawning.spawned()
+        except SandboxUnavailable:
+            self._spawning = None
+            raise
+        self._spawning = None
 
     # ── what a run needs of it ──
 
@@ -96,37 +126,87 @@ class NativeSandbox(RunsPlans):
 
     # ── ending ──
 
-    async def _destroy(self) -> None:
+    def _begin_to_destroy(self) -> asyncio.Future[None]:
+        """The usual end needs no task; whatever is not as usual is left to one."""
+        if self._spawned is None or self._spawning is not None:
+            return super()._begin_to_destroy()
         self._disarm()
+        self._let_go()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._leaving.add(partial(self._look_after, self._spawned, done))
+        return done
+
+    def _look_after(self, spawned: Spawned, done: asyncio.Future[None]) -> None:
+        """Some time after the kill: all is gone, or is left to a task."""
+        if self._is_empty() and self.group.recycle():
+            self._close(spawned)
+            self._on_gone(self, True)
+            done.set_result(None)
+        else:
+            self._rest = asyncio.ensure_future(self._destroy())
+            self._rest.add_done_callback(partial(_hand_over, done))
+
+    def _let_go(self) -> None:
+        self._kill()
         if self._session is not None:
             self._session.close()
+
+    async def _destroy(self) -> None:
+        self._disarm()
+        known = self._spawning is None or await self._end_preparing(self._spawning)
+        self._let_go()
         if self._spawned is not None:
             await self._end_processes(self._spawned)
-        self._on_gone(self, await self._leave_group())
+        self._on_gone(self, await self._leave_group(known))
+
+    async def _end_preparing(self, spawning: Spawning) -> bool:
+        """Learn of a PID 1 that was asked for; whether it is known if there is one."""
+        if self._session is not None:
+            self._session.close()
+        try:
+            async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                await self._learn(spawning)
+        except SandboxUnavailable:
+            pass  # there is none, or it ends with the launcher
+        except TimeoutError:
+            spawning.drop()
+            return False
+        return True
 
     async def _end_processes(self, spawned: Spawned) -> None:
-        self._kill()
-        if self._session is None:
-            spawned.control.close()
-        await asyncio.sleep(USUAL_END_S)
-        if not _ended(spawned.pidfd):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REMOVE_TIMEOUT_S):
-                    await readable(spawned.pidfd)
+        """Wait until PID 1, which was killed, has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                await readable(spawned.pidfd)
+        self._close(spawned)
+
+    def _close(self, spawned: Spawned) -> None:
         os.close(spawned.pidfd)
         self.network = spawned.network
         self._spawned = None
 
-    async def _leave_group(self) -> bool:
+    def _is_empty(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.group.empty()
+        return False
+
+    async def _leave_group(self, known: bool) -> bool:
+        """Whether nothing is left; ``known``: and no process can come into it any more."""
         if not await until_empty(self.group, REMOVE_TIMEOUT_S):
             return False
-        return self.group.recycle() or await asyncio.to_thread(self.group.remove)
+        return (known and self.group.recycle()) or (
+            await asyncio.to_thread(self.group.remove) and known
+        )
 
 
-def _ended(pidfd: int) -> bool:
-    watched = select.poll()
-    watched.register(pidfd, select.POLLIN)
-    return bool(watched.poll(0))
+def _hand_over(done: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+    """A task's end is that of ``done``."""
+    if task.cancelled():  # the loop ends
+        done.cancel()
+    elif (failure := task.exception()) is not None:
+        done.set_exception(failure)
+    else:
+        done.set_result(None)
 
 
 async def readable(fd: int) -> None:

@@ -65,7 +65,7 @@ class RunsPlans(ABC):
         self._warm = False  # an interpreter waits inside
         self._over = False  # it is larger than the run may be, which may have ended it
         self._hard_kill: asyncio.TimerHandle | None = None
-        self._destroying: asyncio.Task[None] | None = None
+        self._destroying: asyncio.Future[None] | None = None
 
     def memory_bytes(self) -> int:
         """See ``ports.Sandbox.memory_bytes``."""
@@ -90,8 +90,12 @@ class RunsPlans(ABC):
     async def destroy(self) -> None:
         """Leave nothing; see ``ports.Sandbox.destroy``."""
         if self._destroying is None:
-            self._destroying = asyncio.ensure_future(self._destroy())
+            self._destroying = self._begin_to_destroy()
         await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
+
+    def _begin_to_destroy(self) -> asyncio.Future[None]:
+        """Done when nothing is left."""
+        return asyncio.ensure_future(self._destroy())
 
     @abstractmethod
     async def _destroy(self) -> None:
@@ -111,10 +115,10 @@ class RunsPlans(ABC):
         session.on_ended = watch.ended
         session.on_flood = lambda: watch.decide(FLOOD)
         progress = _Progress()
+        deadline = session.deadline(plan.limits.timeout_ms / 1000 + SLACK_S)
         try:
             self._limit(plan, watch)
-            async with asyncio.timeout(plan.limits.timeout_ms / 1000 + SLACK_S):
-                await self._programs(session, plan, watch, progress)
+            await self._programs(session, plan, watch, progress)
         except TimeoutError:
             raise SandboxUnavailable("init does not answer", step="deadline") from None
         except SandboxUnavailable:
@@ -124,6 +128,7 @@ class RunsPlans(ABC):
             if watch.final() is None:
                 raise
         finally:
+            deadline.cancel()
             watch.ended()
             self._disarm()
         artifacts, skipped = await self._collect(session, plan.limits)
@@ -185,6 +190,8 @@ class RunsPlans(ABC):
         choice = choose(session.entries, limits, truncated=session.entries_truncated)
         files: list[ArtifactFile] = []
         skipped = list(choice.skipped)
+        if not choice.fetch:
+            return files, skipped
         try:
             async with asyncio.timeout(COLLECT_TIMEOUT_S):
                 for path, name, size in choice.fetch:

@@ -22,7 +22,7 @@ from code_executor.errors import SandboxUnavailable
 from code_executor.model import Plan
 from code_executor.sandbox import frames
 from code_executor.sandbox.capture import Capture, flood_limit
-from code_executor.sandbox.channel import Channel
+from code_executor.sandbox.channel import Channel, Watcher
 from code_executor.sandbox.frames import Ended, Entry, Kind, ProtocolError
 
 ENTRIES_MAX = 1000
@@ -50,9 +50,11 @@ class Session:
     not waiting already starts, when it has ended, and when a stream goes far beyond its limit.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._channel = Channel(sock, self._on_frame, self._on_close)
-        self._failure: Exception | None = None
+    def __init__(self, sock: socket.socket, watcher: Watcher | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(sock, self._on_frame, self._on_close, watcher)
+        self._reason: Exception | None = None
+        self._late_already = False
         self._flood = 0
         self._content = bytearray()
         self._content_room = 0
@@ -70,6 +72,15 @@ class Session:
     def closed(self) -> bool:
         """Whether init is gone or was let go."""
         return self._channel.closed
+
+    def deadline(self, seconds: float) -> asyncio.TimerHandle:
+        """From then on, unless cancelled, what is awaited here fails with :class:`TimeoutError`."""
+        return self._loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        self._late_already = True
+        if not self._answer.done():
+            self._answer.set_exception(TimeoutError())
 
     async def ready(self) -> None:
         """Wait until the sandbox is prepared.
@@ -146,9 +157,11 @@ class Session:
 
     def _expect(self, kind: Kind) -> None:
         self._awaited: Kind | None = kind
-        self._answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        if self._failure is not None:
-            self._answer.set_exception(self._failure)
+        self._answer: asyncio.Future[bytes] = self._loop.create_future()
+        if self._late_already:
+            self._answer.set_exception(TimeoutError())
+        elif self._channel.closed:
+            self._answer.set_exception(self._ending())
 
     def _on_frame(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.FAILED:
@@ -196,14 +209,17 @@ class Session:
         self._content += payload
 
     def _on_close(self, reason: Exception | None) -> None:
-        if isinstance(reason, SandboxUnavailable):
-            self._failure = reason
-        else:
-            self._failure = SandboxUnavailable(
-                f"the sandbox ended: {reason or 'channel closed'}", step="channel"
-            )
+        self._reason = reason
         if not self._answer.done():
-            self._answer.set_exception(self._failure)
+            self._answer.set_exception(self._ending())
+
+    def _ending(self) -> SandboxUnavailable:
+        """What the channel's end is for whoever awaits something; made only for such."""
+        if isinstance(self._reason, SandboxUnavailable):
+            return self._reason
+        return SandboxUnavailable(
+            f"the sandbox ended: {self._reason or 'channel closed'}", step="channel"
+        )
 
 
 def failed_step(payload: bytes) -> SandboxUnavailable:

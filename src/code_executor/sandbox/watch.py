@@ -1,10 +1,11 @@
 """The clock that counts: wall time, CPU time and the kernel's OOM counter, kept by the host.
 
 Theory of operation. A watch is armed while a program of the run runs (twice for a compiled one).
-Wall time is one timer. CPU time is looked up when it could first have reached the limit on this
+One timer serves all. CPU time is looked up when it could first have reached the limit on this
 many cores, then again after what is left could have been used, so a short run costs no look-up and
-a long one a handful. The OOM counter is looked at on the way, so that a run of which one process
-was killed for memory ends then. The first verdict stands; ``stop`` is called with it once.
+a long one a handful; at the end of the wall time there is nothing to look up. The OOM counter is
+looked at on the way, so that a run of which one process was killed for memory ends then. The
+first verdict stands; ``stop`` is called with it once.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Watch:
         self._oom_base = counters.oom_kills()
         self._began = 0.0
         self._wall_before = 0.0
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
         # What the counters said when nothing ran any more: they are looked at once.
         self._cpu_us: int | None = 0
         self._judged = False
@@ -71,24 +73,21 @@ class Watch:
 
     def began(self) -> None:
         """A program of the run has started; said twice, the first time counts."""
-        if self._timers:
+        if self._timer is not None:
             return
         self._began = self._loop.time()
         left = self._limits.timeout_ms / 1000 - self._wall_before
-        self._timers = [
-            self._loop.call_later(max(left, 0), self.decide, WALL),
-            self._loop.call_later(self._next_look(), self._look),
-        ]
+        self._deadline = self._began + max(left, 0)
+        self._timer = self._loop.call_at(self._next_look(self._began), self._look)
         self._cpu_us = None
         self._judged = False
 
     def ended(self) -> None:
         """It has ended, or is being ended: the clock stops."""
-        if self._timers:
+        if self._timer is not None:
             self._wall_before += self._loop.time() - self._began
-        for timer in self._timers:
-            timer.cancel()
-        self._timers = []
+            self._timer.cancel()
+            self._timer = None
 
     def decide(self, verdict: Verdict) -> None:
         """The first verdict stands."""
@@ -99,14 +98,16 @@ class Watch:
     @property
     def wall_s(self) -> float:
         """Wall time of the run's programs together, seconds."""
-        return self._wall_before + (self._loop.time() - self._began if self._timers else 0.0)
+        return self._wall_before + (
+            self._loop.time() - self._began if self._timer is not None else 0.0
+        )
 
     def cpu_us(self) -> int:
         """CPU time since the watch was made, microseconds."""
         if self._cpu_us is not None:
             return self._cpu_us
         used = self._counters.cpu_us() - self._cpu_base
-        if not self._timers:
+        if self._timer is None:
             self._cpu_us = used
         return used
 
@@ -117,19 +118,22 @@ class Watch:
                 self.verdict = OOM
             elif self.cpu_us() > self._limits.cpu_ms * 1000:
                 self.verdict = CPU
-            self._judged = not self._timers
+            self._judged = self._timer is None
         return self.verdict
 
-    def _next_look(self) -> float:
+    def _next_look(self, now: float) -> float:
         left = (self._limits.cpu_ms * 1000 - self.cpu_us()) / 1e6 / self._cores
-        return min(max(left, SHORTEST_LOOK_S), LONGEST_LOOK_S)
+        return min(now + min(max(left, SHORTEST_LOOK_S), LONGEST_LOOK_S), self._deadline)
 
     def _look(self) -> None:
-        if not self._timers:
+        if self._timer is None:
             return
-        if self._counters.oom_kills() > self._oom_base:
+        now = self._loop.time()
+        if now >= self._deadline:
+            self.decide(WALL)
+        elif self._counters.oom_kills() > self._oom_base:
             self.decide(OOM)
         elif self.cpu_us() > self._limits.cpu_ms * 1000:
             self.decide(CPU)
         else:
-            self._timers[1] = self._loop.call_later(self._next_look(), self._look)
+            self._timer = self._loop.call_at(self._next_look(now), self._look)

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
+from code_executor.sandbox import launcher as launching
 from code_executor.sandbox.ground import Instructions
 from code_executor.sandbox.launcher import (
     ANSWER,
@@ -21,7 +22,7 @@ from code_executor.sandbox.launcher import (
     Launcher,
     SandboxRequest,
     Spawned,
-    Zygote,
+    Spawning,
     environment,
 )
 
@@ -53,9 +54,11 @@ class Scripted:
         self._socket.recv(1, socket.MSG_PEEK)
 
     def answer(self, *, error: int = 0, pid: int = 7, step: bytes = b"", fds: int = 0) -> None:
-        """Answer with so many fresh descriptors, the first of them a socket."""
+        """Answer with so many fresh descriptors."""
         ends = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(fds)]
-        socket.send_fds(self._socket, [ANSWER.pack(error, pid, step)], [s.fileno() for s in ends])
+        socket.send_fds(
+            self._socket, [ANSWER.pack(error, pid, 5, step)], [s.fileno() for s in ends]
+        )
         for end in ends:
             end.close()
 
@@ -79,9 +82,16 @@ async def scripted() -> AsyncIterator[Scripted]:
 
 
 def close(spawned: Spawned) -> None:
-    spawned.control.close()
     os.close(spawned.pidfd)
-    os.close(spawned.network)
+
+
+async def spawn(launcher: Launcher) -> Spawned:
+    """Ask for a sandbox, and wait for the answer."""
+    spawning = await launcher.sandbox(REQUEST, (), None)
+    try:
+        return await spawning.spawned()
+    finally:
+        spawning.control.close()
 
 
 def descriptors() -> int:
@@ -103,8 +113,8 @@ def test_a_sandbox_request_is_numbers_then_counted_strings() -> None:
         env=("A=b",),
     )
     strings = b"\7\0\0\0main.js" + b"\2\0\0\0\6\0\0\0/bin/x\1\0\0\0y" + b"\1\0\0\0\3\0\0\0A=b"
-    assert request.encode(networked=False) == b"S\1\0" + struct.pack("<4I", 1, 2, 3, 4) + strings
-    assert request.encode(networked=True)[:4] == b"S\1\1\1"
+    assert request.encode() == b"S\1" + struct.pack("<i4I", -1, 1, 2, 3, 4) + strings
+    assert request.encode(network=7)[:6] == b"S\1\7\0\0\0"
 
 
 def test_an_environment_is_name_value_strings_in_order() -> None:
@@ -114,29 +124,42 @@ def test_an_environment_is_name_value_strings_in_order() -> None:
 # ── answers ──
 
 
-async def test_a_sandbox_is_a_pid_a_channel_and_a_pidfd(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
-    assert await scripted.asked() == REQUEST.encode(networked=False)
-    scripted.answer(pid=4711, fds=3)
+async def test_a_sandbox_is_a_pid_a_network_and_a_pidfd(scripted: Scripted) -> None:
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    assert await scripted.asked() == REQUEST.encode()
+    scripted.answer(pid=4711, fds=1)
     spawned = await asking
-    assert spawned.pid == 4711
+    assert (spawned.pid, spawned.network) == (4711, 5)
     close(spawned)
 
 
-async def test_a_network_to_use_again_goes_last_and_stays_the_caller_s(scripted: Scripted) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, null))
-    assert await scripted.asked() == REQUEST.encode(networked=True)
-    scripted.answer(fds=3)
+async def test_init_s_end_of_the_channel_goes_first_and_the_other_is_there_at_once(
+    scripted: Scripted,
+) -> None:
+    spawning = await scripted.launcher.sandbox(REQUEST, (), None)
+    _, (inner,) = await scripted.asked_with()
+    os.write(inner, b"ready")
+    os.close(inner)
+    assert spawning.control.recv(16) == b"ready"
+    assert spawning.control.recv(16) == b""  # nobody here holds the other end
+    spawning.control.close()
+    spawning.drop()
+
+
+async def test_a_network_to_use_again_goes_by_its_number(scripted: Scripted) -> None:
+    scripted.launcher.networks.append(7)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    assert await scripted.asked() == REQUEST.encode(network=7)
+    assert not scripted.launcher.networks
+    scripted.answer(fds=1)
     close(await asking)
-    os.close(null)  # still open: this would fail otherwise
 
 
 async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
-    await scripted.asked()
     before = descriptors()
-    scripted.answer(error=errno.ENOSPC, step=b"clone", fds=2)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    await scripted.asked()
+    scripted.answer(error=errno.ENOSPC, step=b"clone", fds=1)
     with pytest.raises(SandboxUnavailable) as caught:
         await asking
     assert caught.value.step == "clone"
@@ -146,19 +169,38 @@ async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: 
 
 
 async def test_a_launcher_that_ends_is_noticed(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
     await scripted.asked()
     scripted.leave()
     with pytest.raises(SandboxUnavailable) as caught:
         await asking
     assert caught.value.step == "launcher"
     assert not scripted.launcher.alive
+    assert scripted.launcher.ended()
+    before = descriptors()
     with pytest.raises(SandboxUnavailable):
-        await scripted.launcher.sandbox(REQUEST, (), None, None)
+        await scripted.launcher.sandbox(REQUEST, (), None)
+    assert descriptors() == before
+
+
+async def test_the_end_of_a_launcher_that_nobody_asks_is_seen_when_looked_for(
+    scripted: Scripted,
+) -> None:
+    assert not scripted.launcher.ended()
+    scripted.leave()
+    assert scripted.launcher.ended()
+    assert not scripted.launcher.alive
+
+
+async def test_a_launcher_that_speaks_unasked_is_none(scripted: Scripted) -> None:
+    scripted.answer(fds=1)
+    before = descriptors()
+    assert scripted.launcher.ended()
+    assert descriptors() == before  # what came with it is closed
 
 
 async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
     await scripted.asked()
     scripted.say(b"short")
     with pytest.raises(SandboxUnavailable):
@@ -166,39 +208,78 @@ async def test_an_answer_of_another_size_is_no_answer(scripted: Scripted) -> Non
     assert not scripted.launcher.alive
 
 
-async def test_requests_are_answered_one_at_a_time_and_in_order(scripted: Scripted) -> None:
-    asking = [
-        asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None)) for _ in range(3)
-    ]
+async def test_requests_are_answered_in_order(scripted: Scripted) -> None:
+    asking = [asyncio.ensure_future(spawn(scripted.launcher)) for _ in range(3)]
+    for _ in asking:
+        await scripted.asked()  # none of them waits for the answer to another
     for pid in (1, 2, 3):
-        await scripted.asked()
-        scripted.answer(pid=pid, fds=3)
+        scripted.answer(pid=pid, fds=1)
     spawned = [await each for each in asking]
     assert [each.pid for each in spawned] == [1, 2, 3]
     for each in spawned:
         close(each)
 
 
-async def test_an_abandoned_request_leaves_the_next_one_its_own_answer(scripted: Scripted) -> None:
-    before = descriptors()
-    first = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
+async def test_no_more_requests_are_under_way_than_the_socket_holds(scripted: Scripted) -> None:
+    many = launching.UNDER_WAY_MAX + 5
+    asking = [asyncio.ensure_future(spawn(scripted.launcher)) for _ in range(many)]
+    for pid in range(many):
+        await asyncio.sleep(0)
+        assert len(scripted.launcher._asked) <= launching.UNDER_WAY_MAX
+        await scripted.asked()
+        scripted.answer(pid=pid, fds=1)
+    spawned = await asyncio.gather(*asking)
+    assert [each.pid for each in spawned] == list(range(many))
+    for each in spawned:
+        close(each)
+
+
+async def test_a_request_whose_zygote_was_let_go_of_meanwhile_is_not_the_launcher_s_end(
+    scripted: Scripted,
+) -> None:
+    zygote, far = socket.socketpair()
+    zygote.close()
+    far.close()
+    with pytest.raises(SandboxUnavailable) as caught:
+        await scripted.launcher.sandbox(REQUEST, (), zygote)
+    assert caught.value.step == "zygote"
+    assert not scripted.launcher.ended()
+
+
+async def test_who_was_cancelled_while_he_waited_still_takes_his_own_answer(
+    scripted: Scripted,
+) -> None:
+    spawning = await scripted.launcher.sandbox(REQUEST, (), None)
+    first = asyncio.ensure_future(spawning.spawned())
     await scripted.asked()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    second = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
-    await asyncio.sleep(0.01)
-    scripted.answer(pid=1, fds=3)
+    scripted.answer(pid=1, fds=1)
+    spawned = await spawning.spawned()
+    assert spawned.pid == 1
+    close(spawned)
+    spawning.control.close()
+
+
+async def test_a_dropped_answer_leaves_the_next_request_its_own(scripted: Scripted) -> None:
+    before = descriptors()
+    first: Spawning = await scripted.launcher.sandbox(REQUEST, (), None)
     await scripted.asked()
-    scripted.answer(pid=2, fds=3)
+    first.control.close()
+    first.drop()
+    second = asyncio.ensure_future(spawn(scripted.launcher))
+    scripted.answer(pid=1, fds=1)
+    await scripted.asked()
+    scripted.answer(pid=2, fds=1)
     spawned = await asyncio.wait_for(second, 5)
     assert spawned.pid == 2
     close(spawned)
-    assert descriptors() == before  # the first one's are closed: its init ends
+    assert descriptors() == before  # the first one's are closed
 
 
 async def test_closing_it_ends_a_request_that_waits(scripted: Scripted) -> None:
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), None, None))
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
     await scripted.asked()
     await asyncio.wait_for(scripted.launcher.close(), 5)
     with pytest.raises(SandboxUnavailable):
@@ -226,65 +307,15 @@ async def test_a_ground_process_that_fails_tells_its_step(tmp_path: Path) -> Non
     assert descriptors() <= before
 
 
-# ── zygotes ──
-
-
-class Interpreter:
-    """Stands in for a launcher that forks zygotes: hands the command socket to the test."""
-
-    def __init__(self, said: bytes, words: bytes = b"") -> None:
-        self.socket: socket.socket | None = None
-        self._said = said
-        self._words = words
-
-    async def zygote(self, argv: object, env: object, fds: tuple[int, ...]) -> int:
-        sock = socket.socket(fileno=os.dup(fds[0]))
-        os.write(fds[2], self._words)
-        if self._said:
-            sock.send(self._said)
-            self.socket = sock
-        else:
-            sock.close()
-        return os.pidfd_open(os.getpid())
-
-    def close(self) -> None:
-        assert self.socket is not None
-        self.socket.close()
-
-
-async def start(interpreter: Interpreter) -> Zygote:
-    return await Zygote.start(interpreter, "python", ["/bin/python"], [])  # type: ignore[arg-type]
-
-
-async def test_a_zygote_is_there_when_it_says_so() -> None:
-    interpreter = Interpreter(b"\0", b"a warning\n")
-    zygote = await start(interpreter)
-    assert zygote.words() == "a warning"
-    assert zygote.words() == ""
-    zygote.close()
-    interpreter.close()
-
-
 async def test_a_zygote_s_socket_goes_with_the_request_of_its_sandbox(scripted: Scripted) -> None:
-    interpreter = Interpreter(b"\0")
-    zygote = await start(interpreter)
-    assert interpreter.socket is not None
-    asking = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), zygote, None))
-    _, (sent,) = await scripted.asked_with()
+    zygote, far = socket.socketpair()
+    spawning = await scripted.launcher.sandbox(REQUEST, (), zygote)
+    _, (control, sent) = await scripted.asked_with()
     os.write(sent, b"fork")
-    assert interpreter.socket.recv(16) == b"fork"
+    assert far.recv(16) == b"fork"
+    os.close(control)
     os.close(sent)
-    scripted.answer(fds=3)
-    close(await asking)
+    spawning.control.close()
+    spawning.drop()
     zygote.close()
-    assert interpreter.socket.recv(1) == b""  # it ends with its socket
-    interpreter.close()
-
-
-async def test_a_zygote_that_does_not_start_says_why_and_leaves_nothing_open() -> None:
-    before = descriptors()
-    with pytest.raises(SandboxUnavailable) as caught:
-        await start(Interpreter(b"", b"ImportError: no module"))
-    assert "ImportError" in caught.value.message
-    assert caught.value.step == "zygote"
-    assert descriptors() == before
+    far.close()

@@ -6,9 +6,10 @@
  *
  *   'S'  enter the sandbox's network namespace (network.h), clone its PID 1 into fresh ones of all
  *        other kinds, write its id maps, move it into the run's cgroups, let it go. With the
- *        request come their cgroup.procs, then the command socket of the zygote that is to fork
- *        into it (init asks, and lets go of it), then a network namespace to use again. The answer
- *        carries the control channel, a pidfd and the network namespace.
+ *        request come init's end of the control channel, then their cgroup.procs, then the command
+ *        socket of the zygote that is to fork into it (init asks, and lets go of it); it names the
+ *        network namespace to use again. The answer names the one taken and carries a pidfd. The
+ *        service waits for what init says, not for it: after a refusal the control channel ends.
  *   'Z'  fork and exec a zygote, which sees the same root. The answer carries a pidfd.
  *
  * A clone of this small static program is cheap, which is why it is not the service that clones.
@@ -38,7 +39,10 @@
 #include "proto.h"
 #include "signals.h"
 
-enum { COMMAND_FD = 3, FILTER_FD = 4, CHILD_FDS = 5, REQUEST_MAX = 128 * 1024, FDS_MAX = 8, STRINGS_MAX = 1024 };
+enum { COMMAND_FD = 3, FILTER_FD = 4, CHILD_FDS = 5, REQUEST_MAX = 128 * 1024, FDS_MAX = PROCS_MAX + 2, STRINGS_MAX = 1024 };
+
+/* The descriptors of a request for a sandbox. */
+enum { CONTROL = 0, FIRST_PROCS = 1 };
 
 struct request {
     uint8_t *bytes;
@@ -50,8 +54,9 @@ struct request {
 struct answer {
     int32_t error; /* errno, or 0 */
     int32_t pid;
-    char step[32]; /* the step that failed */
-    int fds[3];    /* the caller's, closed after the answer is sent */
+    int32_t network; /* the number of the network namespace */
+    char step[32];   /* the step that failed */
+    int fds[1];      /* the caller's, closed after the answer is sent */
     size_t fd_count;
 };
 
@@ -110,7 +115,7 @@ static int receive(struct request *r)
 static void reply(struct answer *a)
 {
     union {
-        char space[CMSG_SPACE(3 * sizeof(int))];
+        char space[CMSG_SPACE(sizeof(int))];
         struct cmsghdr align;
     } control;
     struct iovec part = {a, offsetof(struct answer, fds)};
@@ -163,7 +168,7 @@ static int join_cgroups(pid_t pid, const struct request *r, const struct sandbox
     char text[16];
     int size = snprintf(text, sizeof text, "%d", pid);
     for (size_t i = 0; i < box->proc_count; i++)
-        if (write(r->fds[i], text, (size_t)size) != size)
+        if (write(r->fds[FIRST_PROCS + i], text, (size_t)size) != size)
             return -1;
     return 0;
 }
@@ -184,14 +189,14 @@ static unsigned keep_for_zygote(struct sandbox *box, const int *fds)
     return (unsigned)kept;
 }
 
-static _Noreturn void sandbox_child(int control, int gate, const struct request *r,
-                                    struct sandbox *box, const struct filter *filter)
+static _Noreturn void sandbox_child(int gate, const struct request *r, struct sandbox *box,
+                                    const struct filter *filter)
 {
     uint8_t go;
     struct sigaction plain = {.sa_handler = SIG_DFL};
-    if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(control, 3, O_CLOEXEC) < 0 ||
+    if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(r->fds[CONTROL], 3, O_CLOEXEC) < 0 ||
         dup3(gate, 4, O_CLOEXEC) < 0 ||
-        syscall(SYS_close_range, keep_for_zygote(box, r->fds), FD_LAST, 0) < 0)
+        syscall(SYS_close_range, keep_for_zygote(box, r->fds + FIRST_PROCS), FD_LAST, 0) < 0)
         _exit(1);
     if (read(4, &go, 1) != 1)
         _exit(1);
@@ -234,27 +239,18 @@ static const char *admit(pid_t pid, const struct request *r, const struct sandbo
 static void launch(struct request *r, struct sandbox *box, const struct filter *filter,
                    struct answer *a)
 {
-    int control[2], gate[2], pidfd = -1;
-    int network = network_enter(box->networked ? r->fds[--r->fd_count] : -1);
-    if (network < 0) {
+    int gate[2], pidfd = -1;
+    if (network_enter(box->network, &a->network) < 0) {
         refuse(a, "network namespace");
         return;
     }
-    a->fds[a->fd_count++] = network;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0) {
-        refuse(a, "control channel");
-        return;
-    }
-    a->fds[a->fd_count++] = control[0];
     if (pipe2(gate, O_CLOEXEC) < 0) {
         refuse(a, "gate");
-        close(control[1]);
         return;
     }
     a->pid = clone_sandbox(box->init_uid, &pidfd);
     if (a->pid == 0)
-        sandbox_child(control[1], gate[0], r, box, filter);
-    close(control[1]);
+        sandbox_child(gate[0], r, box, filter);
     close(gate[0]);
     if (a->pid > 0)
         a->fds[a->fd_count++] = pidfd;
@@ -268,7 +264,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
 {
     struct cursor *c = &r->cursor;
     struct sandbox box = {.warm = take_u8(c)};
-    box.networked = take_u8(c);
+    box.network = (int32_t)take_u32(c);
     box.init_uid = take_u32(c);
     box.program_uid = take_u32(c);
     box.processes = take_u32(c);
@@ -277,7 +273,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
     box.argv = take_strings(c, STRINGS_MAX);
     box.env = take_strings(c, STRINGS_MAX);
     errno = EPROTO;
-    size_t others = (size_t)(box.networked != 0) + (size_t)(box.warm == WARM_ZYGOTE);
+    size_t others = FIRST_PROCS + (size_t)(box.warm == WARM_ZYGOTE);
     box.proc_count = r->fd_count - others;
     if (c->bad || c->left || box.warm > WARM_ZYGOTE || (box.warm == WARM_EXEC && !box.argv[0]) ||
         r->fd_count < others || box.proc_count > PROCS_MAX)

@@ -1,5 +1,6 @@
 #include "network.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <sched.h>
@@ -8,7 +9,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { COUNTERS_MAX = 16384 };
+enum { COUNTERS_MAX = 16384, KEPT_MAX = 64 };
+
+/* A namespace, and what is read of it before it is used again. These stay open: to find them costs
+ * more than to read them. */
+struct network {
+    int self, sockets, device, protocols;
+};
+
+static struct network kept[KEPT_MAX];
+static int kept_count;
 
 static int loopback_up(void)
 {
@@ -22,23 +32,44 @@ static int loopback_up(void)
     return result;
 }
 
-static size_t append_file(const char *path, char *text, size_t size)
+static void network_close(struct network *n)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = 0;
-    while (fd >= 0 && size < COUNTERS_MAX && (n = read(fd, text + size, COUNTERS_MAX - size)) > 0)
-        size += (size_t)n;
-    if (fd >= 0)
-        close(fd);
-    return size;
+    close(n->self);
+    close(n->sockets);
+    close(n->device);
+    close(n->protocols);
+    *n = (struct network){-1, -1, -1, -1};
 }
 
-/* The counters of the namespace that this process is in: of the interface, and of IP, ICMP, TCP
- * and UDP. */
-static size_t counters(char *text)
+/* Of the namespace that this process is in. */
+static int network_open(struct network *n)
 {
-    size_t size = append_file("/proc/self/net/dev", text, 0);
-    return append_file("/proc/self/net/snmp", text, size);
+    n->self = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    n->sockets = open("/proc/self/net/sockstat", O_RDONLY | O_CLOEXEC);
+    n->device = open("/proc/self/net/dev", O_RDONLY | O_CLOEXEC);
+    n->protocols = open("/proc/self/net/snmp", O_RDONLY | O_CLOEXEC);
+    if (n->self >= 0 && n->sockets >= 0 && n->device >= 0 && n->protocols >= 0)
+        return 0;
+    int saved = errno;
+    network_close(n);
+    errno = saved;
+    return -1;
+}
+
+static size_t append(int fd, char *text, size_t size)
+{
+    size_t start = size;
+    ssize_t n = 0;
+    while (size < COUNTERS_MAX &&
+           (n = pread(fd, text + size, COUNTERS_MAX - size, (off_t)(size - start))) > 0)
+        size += (size_t)n;
+    return n < 0 ? COUNTERS_MAX : size;
+}
+
+/* The counters of the interface, and of IP, ICMP, TCP and UDP. */
+static size_t counters(const struct network *n, char *text)
+{
+    return append(n->protocols, text, append(n->device, text, 0));
 }
 
 static char pristine[COUNTERS_MAX];
@@ -46,35 +77,47 @@ static size_t pristine_size;
 
 /* Sockets sent through each other in a circle outlive their process until the kernel's collector
  * of such garbage has run, which is a little later, and keep ports and names meanwhile. */
-static int sockets_left(void)
+static int sockets_left(const struct network *n)
 {
     static const char NONE[] = "sockets: used 0\n";
     char text[sizeof NONE - 1];
-    int fd = open("/proc/self/net/sockstat", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text);
-    if (fd >= 0)
-        close(fd);
-    return n != (ssize_t)sizeof text || memcmp(text, NONE, sizeof text) != 0;
+    ssize_t size = pread(n->sockets, text, sizeof text, 0);
+    return size != (ssize_t)sizeof text || memcmp(text, NONE, sizeof text) != 0;
 }
 
-static int enter_again(int used)
+static int as_new(const struct network *n)
 {
     static char now[COUNTERS_MAX];
-    if (setns(used, CLONE_NEWNET) < 0 || pristine_size == 0 || sockets_left())
+    if (pristine_size == 0 || pristine_size == COUNTERS_MAX || sockets_left(n))
         return 0;
-    return counters(now) == pristine_size && memcmp(now, pristine, pristine_size) == 0;
+    return counters(n, now) == pristine_size && memcmp(now, pristine, pristine_size) == 0;
 }
 
-int network_enter(int used)
+static int enter_new(struct network *n)
 {
-    if (used >= 0) {
-        if (enter_again(used))
-            return used;
-        close(used);
-    }
-    if (unshare(CLONE_NEWNET) < 0 || loopback_up() < 0)
+    if (unshare(CLONE_NEWNET) < 0 || loopback_up() < 0 || network_open(n) < 0)
         return -1;
     if (pristine_size == 0)
-        pristine_size = counters(pristine);
-    return open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+        pristine_size = counters(n, pristine);
+    return 0;
+}
+
+int network_enter(int used, int *taken)
+{
+    struct network made;
+    int again = used >= 0 && used < kept_count;
+    *taken = again ? used : -1;
+    if (again && as_new(&kept[used]) && setns(kept[used].self, CLONE_NEWNET) == 0)
+        return 0;
+    if (again)
+        network_close(&kept[used]);
+    if (enter_new(&made) < 0)
+        return -1;
+    if (!again && kept_count < KEPT_MAX)
+        *taken = kept_count++;
+    if (*taken < 0)
+        network_close(&made);
+    else
+        kept[*taken] = made;
+    return 0;
 }

@@ -13,7 +13,7 @@ struct sandbox {
     uint32_t scratch_mb;            /* size of each of /work, /tmp and /dev/shm */
     uint8_t warm;                   /* enum warm */
     uint8_t contained;              /* a container runtime has isolated us (contained.c) */
-    uint8_t networked;              /* a network namespace to use again came with the request */
+    int32_t network;                /* the number of a network namespace to use again, or -1 */
     char *source;                   /* created empty before that: some open it at their start */
     char **argv, **env;             /* of the interpreter to start ahead (WARM_EXEC) */
     int zygote;                     /* the command socket of the zygote (WARM_ZYGOTE) */

@@ -1,0 +1,115 @@
+"""The service's side of a zygote: a warm interpreter of the launcher's, which forks into sandboxes.
+
+Theory of operation. Its command socket goes with the request for a sandbox, whose init asks for the
+child (``init/init.c``, ask_zygote) and tells that it is there (READY). What it writes on standard
+error is kept in a pipe for whoever wants to know why it failed. It is dead when its socket ends;
+the owner (``native``) starts a new one then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from code_executor.errors import SandboxUnavailable
+from code_executor.sandbox.launcher import START_TIMEOUT_S, Launcher
+
+ZYGOTE_HOME = "opt/ahead/python"
+
+
+class Zygote:
+    """A warm interpreter that forks into sandboxes."""
+
+    def __init__(self, name: str, sock: socket.socket, pidfd: int, log: int) -> None:
+        self.name = name
+        self._socket = sock
+        self._pidfd = pidfd
+        self._log = log
+
+    @classmethod
+    async def start(
+        cls, launcher: Launcher, name: str, argv: Sequence[str], env: Sequence[str]
+    ) -> Zygote:
+        """Start one and wait until it is warm.
+
+        Raises:
+            SandboxUnavailable: it did not become warm; its words are in the message.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Its streams are pipes, as a program's are: the interpreter chooses its buffers by that.
+        stdin_r, stdin_w = os.pipe()
+        log_r, log_w = os.pipe()
+        try:
+            fds = (theirs.fileno(), stdin_r, log_w, log_w)
+            pidfd = await launcher.zygote(argv, env, fds)
+        except BaseException:
+            ours.close()
+            os.close(log_r)
+            raise
+        finally:
+            theirs.close()
+            for fd in (stdin_r, stdin_w, log_w):
+                os.close(fd)
+        ours.setblocking(False)
+        os.set_blocking(log_r, False)
+        zygote = cls(name, ours, pidfd, log_r)
+        await zygote._await_warm()
+        return zygote
+
+    async def _await_warm(self) -> None:
+        loop = asyncio.get_running_loop()
+        said = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S):
+                said = await loop.sock_recv(self._socket, 1)
+        if said == b"\0":
+            return
+        words = self.words()
+        self.close()
+        raise SandboxUnavailable(f"zygote {self.name} did not start: {words}", step="zygote")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended and was not let go."""
+        if self._socket.fileno() < 0:
+            return False
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return not ended.poll(0)
+
+    async def ended(self, within_s: float) -> bool:
+        """Whether it has ended, or does so in a moment: its descriptors close a little before."""
+        if self.alive:
+            await asyncio.sleep(within_s)
+        return not self.alive
+
+    def words(self) -> str:
+        """What it has written on standard error since last asked (its own, not a program's)."""
+        try:
+            return os.read(self._log, 8192).decode("utf-8", "replace").strip()
+        except BlockingIOError:
+            return ""
+
+    def fileno(self) -> int:
+        """Its command socket, on which inits ask for children."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Let it go: it ends when its socket does."""
+        self._socket.close()
+        os.close(self._pidfd)
+        os.close(self._log)
+
+
+def zygote_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
+    """What a zygote loads, by its path in the root."""
+    return {
+        f"{ZYGOTE_HOME}/zygote.so": zygote_library,
+        f"{ZYGOTE_HOME}/sitecustomize.py": bootstrap / "zygote.py",
+        f"{ZYGOTE_HOME}/rehearsal.py": bootstrap / "rehearsal.py",
+    }
