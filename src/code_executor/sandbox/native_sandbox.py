@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 from code_executor.model import MIB, Plan
+from code_executor.ports import Haste
 from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import (
     WARM_NONE,
@@ -23,6 +24,7 @@ from code_executor.sandbox.session import Session
 
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0
+PATIENCE_S = 1.0  # a busy host leaves nothing to a preparation that yields: then it does no more
 USUAL_END_S = 0.002  # what the kernel takes to end a sandbox; to look later costs less than to wait
 OWN_PROCESSES = 1  # init counts in the pids controller too
 
@@ -64,6 +66,7 @@ class NativeSandbox(RunsPlans):
         zygote: Zygote | None,
         memory: int,
         network: int | None,
+        haste: Haste,
     ) -> None:
         """Make it all, until init says READY.
 
@@ -72,10 +75,21 @@ class NativeSandbox(RunsPlans):
         """
         self._warm = request.warm != WARM_NONE
         self.group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
+        self.group.yields(not haste.needed)
+        haste.on_need(self._hurry)
         self._spawned = await launcher.sandbox(request, self.group.procs(), zygote, network)
         self._session = Session(self._spawned.control)
-        async with asyncio.timeout(PREPARE_TIMEOUT_S):
-            await self._session.ready()
+        patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
+        try:
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                await self._session.ready()
+        finally:
+            patience.cancel()
+
+    def _hurry(self) -> None:
+        """It has its ordinary share of the CPU from now on; its group, once gone, is another's."""
+        if self._destroying is None:
+            self.group.yields(False)
 
     # ── what a run needs of it ──
 
@@ -86,6 +100,7 @@ class NativeSandbox(RunsPlans):
     def _limit_group(self, plan: Plan) -> None:
         """v1 refuses a limit below what is used; v2 ends the interpreter, which the watch sees."""
         memory = plan.limits.memory_mb * MIB
+        self._hurry()
         self.group.limit(memory_bytes=memory, processes=plan.processes + OWN_PROCESSES)
 
     def _kill(self) -> None:
@@ -98,6 +113,7 @@ class NativeSandbox(RunsPlans):
 
     async def _destroy(self) -> None:
         self._disarm()
+        self.group.yields(False)  # on a busy host it would end late, and others queue behind it
         if self._session is not None:
             self._session.close()
         if self._spawned is not None:
