@@ -140,6 +140,7 @@ class Pool:
         return found
 
     async def _make_on_demand(self, shelf: Shelf) -> Sandbox:
+        shelf.missed()
         shelf.awaited += 1
         try:
             try:

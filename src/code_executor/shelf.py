@@ -8,12 +8,12 @@ memories of what was asked make the target, the larger counts:
 *Usual* is a moving average of how many were out at once. It is what steady callers need.
 
 *Stock* is what the last burst needed. While takers come faster than a shelf is filled again, the
-*deficit* grows: one more for each taker, whether he found something or not, one less for each
-sandbox put on the shelf, nothing when the shelf has all it should. Its highest value is the stock
-with which all those takers would have found one. An interpreter that takes 35 ms of CPU to start
-so has a stock of some dozens after the first second of runs back to back, one that is forked hardly
-any. A stock is kept while something uses at least half of it, then for ``HOLD_TICKS`` more, then
-it shrinks by a quarter a tick.
+*deficit* grows: one more for each taker, one less for each sandbox put on the shelf, nothing when
+the shelf has all it should. Its highest value is the stock with which all those takers would have
+found one. A taker who found none counts twice: had he not waited, he would have come again sooner.
+An interpreter that takes 35 ms of CPU to start so has a stock of some dozens after the first second
+of runs back to back, one that is forked hardly any. A stock is kept while something uses at least
+half of it, then for ``HOLD_TICKS`` more, then it shrinks by a quarter a tick.
 
 What a preparation costs is the shortest that it has taken of late: one that yielded to runs says
 nothing of the cost. It decides who gives way when there is not room for all (``pool.py``).
@@ -95,10 +95,17 @@ class Shelf:
         self.out += 1
         self.peak = max(self.peak, self.out)
         self.demand += WEIGHT * (self.out - self.demand)
+        self._short()
+        self.wake.set()
+
+    def missed(self) -> None:
+        """The taker found nothing."""
+        self._short()
+
+    def _short(self) -> None:
         self.deficit = min(self.deficit + 1, self.size.cap)
         self.worst = max(self.worst, self.deficit)
         self.stock = max(self.stock, self.worst)
-        self.wake.set()
 
     def put(self, sandbox: Sandbox) -> None:
         """A prepared one."""

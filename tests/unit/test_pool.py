@@ -239,12 +239,20 @@ class Slow(FakeBackend):
         super().__init__()
         self.gates: list[asyncio.Event] = []
         self.failing = False
+        self.opened = False
+
+    def open(self) -> None:
+        """Let go whatever waits, now and later."""
+        self.opened = True
+        for gate in self.gates:
+            gate.set()
 
     async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
         gate = asyncio.Event()
         self.gates.append(gate)
         made = asyncio.ensure_future(super().prepare(flavour, haste))  # notes the haste
-        await gate.wait()
+        if not self.opened:
+            await gate.wait()
         sandbox = await made
         if self.failing:
             self.live.discard(sandbox)
@@ -279,8 +287,7 @@ async def test_a_taker_claims_what_is_being_prepared_and_it_hurries() -> None:
         assert pool.levels() == {"python": 0}
         backend.gates[1].set()
         assert await second is not sandbox
-        await until(lambda: len(backend.gates) == 3)  # the keeper's next one, for the shelf
-        backend.gates[2].set()
+        backend.open()  # and the keeper's next one, for the shelf
         await until(lambda: pool.levels() == {"python": 1})
 
 
@@ -294,8 +301,7 @@ async def test_a_taker_of_a_claimed_one_that_fails_prepares_his_own() -> None:
         backend.gates[0].set()
         await until(lambda: len(backend.gates) > 1)
         backend.failing = False
-        for gate in backend.gates:
-            gate.set()
+        backend.open()
         assert (await taker).alive()
 
 
@@ -307,8 +313,7 @@ async def test_a_taker_of_a_claimed_one_who_goes_away_leaves_none_behind() -> No
         await until(lambda: backend.hastes[0].needed)
         taker.cancel()
         backend.gates[0].set()
-        await until(lambda: len(backend.gates) == 2)
-        backend.gates[1].set()
+        backend.open()
         await until(lambda: pool.levels() == {"python": 1})
         await until(lambda: len(backend.live) == 1)
 
@@ -344,10 +349,7 @@ async def test_a_cheap_shelf_is_filled_while_somebody_waits_for_a_dear_one() -> 
         backend.gates[1].set()
         await until(lambda: pool.levels()["cheap"] == 1)
         assert not waiting.done()
-        for _ in range(4):
-            for gate in backend.gates:
-                gate.set()
-            await asyncio.sleep(0.01)
+        backend.open()
         pool.retire(await waiting)
 
 

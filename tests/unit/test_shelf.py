@@ -43,6 +43,15 @@ def test_a_burst_that_refilling_kept_up_with_needs_no_stock() -> None:
     assert made.target() == 2
 
 
+def test_a_taker_who_found_none_counts_twice() -> None:
+    made = shelf()
+    for _ in range(10):
+        made.taken()
+        made.missed()
+        made.out -= 1
+    assert made.target() == 20
+
+
 def test_a_full_shelf_begins_a_new_burst() -> None:
     made = shelf()
     for _ in range(10):
