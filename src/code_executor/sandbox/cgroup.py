@@ -123,6 +123,8 @@ class Tree:
         sweep(bases.values())
         tree = cls(mounts, bases, f"{PREFIX}{secrets.token_hex(6)}")
         tree._make()
+        if yielding:
+            tree._weigh(len(os.sched_getaffinity(0)))
         return tree
 
     def _make(self) -> None:
@@ -140,6 +142,16 @@ class Tree:
                     f"cannot make a control group in {base}: {error.strerror}",
                     fix=_delegate(base, self.version),
                 ) from error
+
+    def _weigh(self, processors: int) -> None:
+        """On each processor its groups together weigh as much as any other group, not a part."""
+        if "cpu" not in self._paths:
+            return
+        name, each, most = ("cpu.weight", 100, 10_000)
+        if self.version == 1:
+            name, each, most = ("cpu.shares", 1024, 262_144)
+        with contextlib.suppress(OSError):
+            write_control(f"{self._paths['cpu']}/{name}", str(min(each * processors, most)))
 
     def group(self, name: str) -> Group:
         """The group of one sandbox; not made yet."""
