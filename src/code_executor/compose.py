@@ -27,10 +27,11 @@ from code_executor.languages import Language, load, resolve
 from code_executor.model import MIB, LanguageStatus, Outcome, Promise, RunRequest
 from code_executor.observe import Metrics, get_logger
 from code_executor.plan import choose_flavour, make_plan
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.ports import Backend, Records
 from code_executor.readiness import Examiner
 from code_executor.service import Service
+from code_executor.shelf import Size
 from code_executor.signing import Signer, parse_signing_keys
 from code_executor.worker import Worker
 

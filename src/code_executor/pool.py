@@ -5,21 +5,23 @@ Theory of operation
 One event loop; nothing here is touched from another thread. For each flavour there is a shelf
 of prepared sandboxes and one *keeper* task, which alone adds to the shelf: it prepares one
 sandbox at a time until the shelf holds what it should, then sleeps until somebody takes one or
-a few seconds have passed. One at a time, and not at all while somebody waits for a sandbox
-that has to be made on demand: refilling must not slow down the runs it is meant to speed up.
+a few seconds have passed. Refilling must not slow down the runs it is meant to speed up: what a
+keeper prepares yields to runs where the backend can have it (``ports.Haste``), and while somebody
+waits for a sandbox that has to be made on demand, no keeper begins one that is as dear. (One that
+is forked in 2 ms does not wait for one that takes 40.)
 
-How many a shelf should hold follows demand between a floor and a cap: a moving average of how
-many of that flavour were out at once (``_Shelf.demand``), that decays while nobody asks, and one
-more for each taker who found the shelf empty (``_Shelf.missed``), decaying slowly: an interpreter
-that takes long to start needs a stock for the next burst. All shelves together stay within
-``budget`` and ``budget_bytes``, in which every shelf's floor is reserved; what a sandbox takes of
-the latter is what the newest one of its flavour had taken when it was prepared.
+How many a shelf should hold follows demand between a floor and a cap (:mod:`.shelf`). All shelves
+together stay within ``budget`` and ``budget_bytes``, in which every shelf's floor is reserved; what
+a sandbox takes of the latter is what the newest one of its flavour had taken when it was prepared.
+Where that is not enough for all, a shelf that holds more than its part of the budget (all have the
+same) gives up sandboxes to those that have less, and to dearer ones that have more as well.
 
-:meth:`Pool.take` never fails because a shelf is empty: it prepares one itself, twice if the
-first attempt fails. Whoever took a sandbox hands it to :meth:`Pool.retire`, which destroys it
-in the background, a bounded number at once. A sandbox is owned by exactly one of: the task
-that prepares it, a shelf, the taker, a destroying task; :meth:`close` waits for all of them. No
-keeper is cancelled while it prepares, so that nothing is lost without a task for it.
+:meth:`Pool.take` never fails because a shelf is empty. It claims what the keeper is just preparing,
+which then yields no more, or prepares one itself; twice if the first attempt fails. Whoever took a
+sandbox hands it to :meth:`Pool.retire`, which destroys it in the background, a bounded number at
+once. A sandbox is owned by exactly one of: the task that prepares it, a shelf, the taker, a
+destroying task; :meth:`close` waits for all of them. No preparation is ever cancelled, so that
+nothing is lost without a task for it.
 
 The pool knows ``prepare`` and ``destroy`` and nothing else of a backend.
 """
@@ -30,76 +32,16 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.observe import get_logger
-from code_executor.ports import Backend, Sandbox
+from code_executor.ports import Backend, Haste, Sandbox
+from code_executor.shelf import Making, Shelf, Size
 
 T = TypeVar("T")
 
 _log = get_logger("pool")
-
-WEIGHT = 0.2
-"""Of the newest observation in the moving average of demand."""
-
-
-DECAY = 0.95
-"""What is left of the memory of missed ones after a tick in which nobody asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How many prepared sandboxes of a flavour to keep: at least, and at most."""
-
-    floor: int = 1
-    cap: int = 4
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """The prepared sandboxes of one flavour, oldest first."""
-
-    flavour: str
-    size: Size
-    ready: deque[Sandbox] = field(default_factory=deque)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    filling: int = 0
-    out: int = 0
-    bytes_each: int = 0
-    demand: float = 0.0
-    peak: int = 0
-    missed: float = 0.0
-
-    def held(self) -> int:
-        """Its part of the budget: what it has or will have, at least its floor."""
-        return max(len(self.ready) + self.filling, self.size.floor)
-
-    def held_bytes(self) -> int:
-        """Its part of the budget of memory."""
-        return self.held() * self.bytes_each
-
-    def observe(self) -> None:
-        """A taker is here: move the average, and wake the keeper."""
-        self.peak = max(self.peak, self.out)
-        self.demand += WEIGHT * (self.out - self.demand)
-        self.wake.set()
-
-    def miss(self) -> None:
-        """A taker found nothing."""
-        self.missed = min(self.missed + 1, self.size.cap)
-
-    def settle(self) -> None:
-        """Some time has passed: what was out at most in it counts once."""
-        self.demand += WEIGHT * (self.peak - self.demand)
-        self.peak = self.out
-        self.missed *= DECAY
-
-    def target(self) -> int:
-        """How many should be ready: as many as are usually out at once, or were missed of late."""
-        usual = max(self.demand if self.demand > WEIGHT else 0, self.missed)
-        return min(self.size.cap, max(self.size.floor, math.ceil(usual)))
 
 
 class Pool:
@@ -125,7 +67,7 @@ class Pool:
         on_level: Callable[[Mapping[str, int]], None] = lambda _levels: None,
     ) -> None:
         self._backend = backend
-        self._shelves = {name: _Shelf(name, size) for name, size in sizes.items()}
+        self._shelves = {name: Shelf(name, size) for name, size in sizes.items()}
         self._budget = budget
         self._budget_bytes = math.inf if budget_bytes is None else budget_bytes
         self._tick_s = tick_s
@@ -133,10 +75,8 @@ class Pool:
         self._on_level = on_level
         self._destroyers = asyncio.Semaphore(destroyers)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._keepers: list[tuple[_Shelf, asyncio.Task[None]]] = []
-        self._on_demand = 0
-        self._calm = asyncio.Event()
-        self._calm.set()
+        self._keepers: list[tuple[Shelf, asyncio.Task[None]]] = []
+        self._served = asyncio.Event()
         self._closed = asyncio.Event()
 
     def levels(self) -> dict[str, int]:
@@ -162,10 +102,9 @@ class Pool:
         if self._closed.is_set():
             raise SandboxUnavailable("The service is shutting down.", step="take")
         shelf = self._shelves[flavour]
-        shelf.out += 1
-        shelf.observe()
+        shelf.taken()
         try:
-            return self._from_shelf(shelf) or await self._make_on_demand(flavour)
+            return self._from_shelf(shelf) or await self._make_on_demand(shelf)
         except BaseException:
             shelf.out -= 1
             raise
@@ -179,7 +118,7 @@ class Pool:
         """Destroy everything that waits, and return when nothing of it is left."""
         self._closed.set()
         for shelf, keeper in self._keepers:
-            if not shelf.filling:
+            if shelf.making is None:
                 keeper.cancel()
         await asyncio.gather(*(keeper for _, keeper in self._keepers), return_exceptions=True)
         for shelf in self._shelves.values():
@@ -188,7 +127,7 @@ class Pool:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _from_shelf(self, shelf: _Shelf) -> Sandbox | None:
+    def _from_shelf(self, shelf: Shelf) -> Sandbox | None:
         """The oldest live one, if any; the dead are cleared away."""
         found = None
         while shelf.ready and found is None:
@@ -200,24 +139,41 @@ class Pool:
         self._on_level({shelf.flavour: len(shelf.ready)})
         return found
 
-    async def _make_on_demand(self, flavour: str) -> Sandbox:
-        self._shelves[flavour].miss()
-        self._on_demand += 1
-        self._calm.clear()
+    async def _make_on_demand(self, shelf: Shelf) -> Sandbox:
+        shelf.missed()
+        shelf.awaited += 1
         try:
             try:
-                return await self._prepare(flavour)
+                return await self._unless_gone(self._claim(shelf) or self._prepare(shelf, Haste()))
             except SandboxUnavailable as exc:
-                _log.warning("prepare_retry", flavour=flavour, step=exc.step)
-                return await self._prepare(flavour)
+                _log.warning("prepare_retry", flavour=shelf.flavour, step=exc.step)
+                return await self._unless_gone(self._prepare(shelf, Haste()))
         finally:
-            self._on_demand -= 1
-            if not self._on_demand:
-                self._calm.set()
+            shelf.awaited -= 1
+            self._served.set()
 
-    async def _prepare(self, flavour: str) -> Sandbox:
-        """Prepare one; if the caller goes away meanwhile, the sandbox is destroyed, not lost."""
-        making = self._spawn(self._backend.prepare(flavour))
+    def _claim(self, shelf: Shelf) -> asyncio.Task[Sandbox] | None:
+        """What the keeper is preparing, unless somebody else has claimed it."""
+        making = shelf.making
+        if making is None or making.claimed or making.task.done():
+            return None
+        making.claimed = True
+        making.haste.need()
+        return making.task
+
+    def _prepare(self, shelf: Shelf, haste: Haste) -> asyncio.Task[Sandbox]:
+        """Prepare one, to the end."""
+        return self._spawn(self._timed(shelf, haste))
+
+    async def _timed(self, shelf: Shelf, haste: Haste) -> Sandbox:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        sandbox = await self._backend.prepare(shelf.flavour, haste)
+        shelf.prepared(sandbox, loop.time() - began)
+        return sandbox
+
+    async def _unless_gone(self, making: asyncio.Task[Sandbox]) -> Sandbox:
+        """The sandbox; if the taker goes away meanwhile, it is destroyed, not lost."""
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -241,7 +197,7 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _keep(self, shelf: _Shelf) -> None:
+    async def _keep(self, shelf: Shelf) -> None:
         """The keeper of one shelf: ends with the pool, and not by what a backend raises."""
         pause = self._backoff_s
         while not self._closed.is_set():
@@ -258,19 +214,28 @@ class Pool:
             if not self._closed.is_set():
                 await self._wait(shelf)
 
-    async def _fill(self, shelf: _Shelf) -> None:
+    async def _fill(self, shelf: Shelf) -> None:
         while not self._closed.is_set() and self._wants_more(shelf):
-            await self._calm.wait()
-            shelf.filling = 1
+            await self._give_way(shelf)
+            haste = Haste(needed=False)
+            making = shelf.making = Making(self._prepare(shelf, haste), haste)
             try:
-                prepared = await self._backend.prepare(shelf.flavour)
-                shelf.bytes_each = prepared.memory_bytes()
-                shelf.ready.append(prepared)
+                prepared = await making.task
             finally:
-                shelf.filling = 0
-            self._on_level({shelf.flavour: len(shelf.ready)})
+                shelf.making = None
+            if not making.claimed:
+                shelf.put(prepared)
+                self._on_level({shelf.flavour: len(shelf.ready)})
+        shelf.full()
 
-    async def _wait(self, shelf: _Shelf) -> None:
+    async def _give_way(self, shelf: Shelf) -> None:
+        """Until nobody waits for a sandbox, but for those of dearer flavours."""
+        shelves = self._shelves.values()
+        while any(each.awaited and not each.dearer_than(shelf) for each in shelves):
+            self._served.clear()
+            await self._served.wait()
+
+    async def _wait(self, shelf: Shelf) -> None:
         """Until somebody takes one; each tick without that lets the shelf shrink."""
         shelf.wake.clear()
         try:
@@ -280,7 +245,7 @@ class Pool:
             shelf.settle()
             self._trim(shelf)
 
-    def _trim(self, shelf: _Shelf) -> None:
+    def _trim(self, shelf: Shelf) -> None:
         """Clear away the dead and what is more than wanted."""
         keep: deque[Sandbox] = deque()
         while shelf.ready:
@@ -292,11 +257,39 @@ class Pool:
         shelf.ready = keep
         self._on_level({shelf.flavour: len(shelf.ready)})
 
-    def _wants_more(self, shelf: _Shelf) -> bool:
+    def _wants_more(self, shelf: Shelf) -> bool:
+        """Whether to prepare one; the floor is never refused."""
         if len(shelf.ready) < shelf.size.floor:
             return True
-        if len(shelf.ready) >= shelf.target():
-            return False
+        return len(shelf.ready) < shelf.target() and self._has_room(shelf)
+
+    def _has_room(self, shelf: Shelf) -> bool:
+        """Whether the budgets allow one more of a flavour; others may make room for it."""
+        while not self._fits(shelf):
+            giving = self._giving(shelf)
+            if giving is None:
+                return False
+            self._destroy_later(giving.ready.popleft())
+            self._on_level({giving.flavour: len(giving.ready)})
+        return True
+
+    def _giving(self, shelf: Shelf) -> Shelf | None:
+        """Who gives one up for it: who has most, of those that have more than their part."""
+        part = 1 / len(self._shelves)
+        modest = self._share(shelf, shelf.held() + 1) <= part
+        able = [
+            each
+            for each in self._shelves.values()
+            if each.spare() and self._share(each, each.held()) > part
+            if modest or shelf.dearer_than(each)
+        ]
+        return max(able, key=lambda each: self._share(each, each.held()), default=None)
+
+    def _share(self, shelf: Shelf, count: int) -> float:
+        """What part of the budgets so many of a flavour are, of the one they need more of."""
+        return max(count / self._budget, count * shelf.bytes_each / self._budget_bytes)
+
+    def _fits(self, shelf: Shelf) -> bool:
         shelves = self._shelves.values()
         memory = sum(each.held_bytes() for each in shelves) + shelf.bytes_each
         return sum(each.held() for each in shelves) < self._budget and memory <= self._budget_bytes

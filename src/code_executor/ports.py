@@ -1,12 +1,13 @@
 """The protocols between the layers. *Raises* is part of each: both sides are held to it.
 
-Nothing here does anything. The core (``pool``, ``worker``, ``janitor``, ``service``) is written
-against these; adapters (``sandbox``, ``store``, ``objects``) implement them; ``compose`` joins.
+Nothing here does anything (:class:`Haste` passes a word on). The core (``pool``, ``worker``,
+``janitor``, ``service``) is written against these; adapters (``sandbox``, ``store``, ``objects``)
+implement them; ``compose`` joins.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -53,6 +54,25 @@ class Sandbox(Protocol):
         ...
 
 
+class Haste:
+    """Whether somebody waits for what is being prepared; from some moment on somebody may."""
+
+    def __init__(self, *, needed: bool = True) -> None:
+        self.needed = needed
+        self._told: Callable[[], None] | None = None
+
+    def on_need(self, told: Callable[[], None]) -> None:
+        """Whom to tell, once, when it becomes needed; the latest counts."""
+        self._told = told
+
+    def need(self) -> None:
+        """Somebody waits for it now."""
+        if not self.needed:
+            self.needed = True
+            if self._told is not None:
+                self._told()
+
+
 class Backend(Protocol):
     """A way to start sandboxes. A handful of verbs, and no policy."""
 
@@ -73,8 +93,11 @@ class Backend(Protocol):
         """Look at the host and run the hostile probes in a real sandbox; one row a promise."""
         ...
 
-    async def prepare(self, flavour: str) -> Sandbox:
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> Sandbox:
         """Prepare one sandbox of ``flavour``, ready to run.
+
+        While ``haste`` says that nobody needs it yet, a backend that can has the preparation
+        yield to runs; ``None``: it is needed.
 
         Raises:
             SandboxUnavailable: it could not be made; nothing of it is left.

@@ -23,8 +23,9 @@ from tests.acceptance.differing import BACKENDS
 
 from code_executor import languages
 from code_executor.model import Outcome, Plan
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.ports import Backend
+from code_executor.shelf import Size
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
 EVERY = 1 if os.environ.get("CORPUS") == "whole" else 12

@@ -99,6 +99,21 @@ def test_kill_ends_every_process_in_it(group: Group) -> None:
     first.wait(5)
 
 
+def test_groups_that_can_yield_weigh_as_one_other_on_each_processor() -> None:
+    try:
+        yielding = Tree.open(yielding=True)
+    except HostUnfit as unfit:
+        pytest.skip(f"no control groups on this host: {unfit}")
+    directory = yielding._paths.get("cpu")
+    try:
+        if directory is None:
+            pytest.skip("no cpu hierarchy that may be written")
+        name, each = ("cpu.weight", 100) if yielding.version == 2 else ("cpu.shares", 1024)
+        assert int((directory / name).read_text()) == each * len(os.sched_getaffinity(0))
+    finally:
+        yielding.close()
+
+
 def test_what_a_dead_service_left_is_swept_with_the_processes_in_it(tree: Tree) -> None:
     abandoned = Tree.open()
     left = abandoned.group("box")

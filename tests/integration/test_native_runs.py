@@ -11,9 +11,10 @@ import pytest
 from code_executor.builds import Builds, Key
 from code_executor.clock import SystemClock
 from code_executor.model import MIB, LimitHit, Plan, RunStatus, StagedFile
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.native import NativeBackend
+from code_executor.shelf import Size
 from code_executor.worker import Worker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]

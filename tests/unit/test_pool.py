@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from code_executor.errors import SandboxUnavailable
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
+from code_executor.ports import Haste
 from code_executor.sandbox.fake import FakeBackend, FakeSandbox
+from code_executor.shelf import Size
 
 SIZES = {"python": Size(2, 6)}
 
@@ -137,9 +139,9 @@ async def test_shelves_share_a_budget_in_which_floors_are_reserved() -> None:
 
 async def test_refilling_waits_while_somebody_waits() -> None:
     class SlowGo(FakeBackend):
-        async def prepare(self, flavour: str) -> FakeSandbox:
+        async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
             await asyncio.sleep(0.05 if flavour == "go" else 0.001)
-            return await super().prepare(flavour)
+            return await super().prepare(flavour, haste)
 
     async with running(SlowGo(), {"python": Size(5, 5), "go": Size(0, 0)}) as pool:
         await pool.take("go")
@@ -163,8 +165,8 @@ async def test_destroying_is_bounded() -> None:
     class Counting(FakeBackend):
         now = most = 0
 
-        async def prepare(self, flavour: str) -> FakeSandbox:
-            sandbox = await super().prepare(flavour)
+        async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
+            sandbox = await super().prepare(flavour, haste)
             destroy = sandbox.destroy
 
             async def counted() -> None:
@@ -228,3 +230,160 @@ async def test_demand_is_followed_within_the_budget_of_memory_but_never_below_th
     backend.sandbox_bytes = 1000
     async with running(backend, {"python": Size(2, 6)}, budget_bytes=35) as pool:
         await until(lambda: pool.levels() == {"python": 2})
+
+
+class Slow(FakeBackend):
+    """Preparations end when the test says so: ``gates`` has one for each, oldest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: list[asyncio.Event] = []
+        self.failing = False
+        self.opened = False
+
+    def open(self) -> None:
+        """Let go whatever waits, now and later."""
+        self.opened = True
+        for gate in self.gates:
+            gate.set()
+
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
+        gate = asyncio.Event()
+        self.gates.append(gate)
+        made = asyncio.ensure_future(super().prepare(flavour, haste))  # notes the haste
+        if not self.opened:
+            await gate.wait()
+        sandbox = await made
+        if self.failing:
+            self.live.discard(sandbox)
+            raise SandboxUnavailable("no", step="clone")
+        return sandbox
+
+
+async def test_what_is_prepared_ahead_is_not_needed_yet_and_what_is_asked_for_is() -> None:
+    backend = FakeBackend()
+    async with running(backend, {"python": Size(1, 1), "go": Size(0, 0)}) as pool:
+        await until(lambda: pool.levels()["python"] == 1)
+        assert [haste.needed for haste in backend.hastes] == [False]
+        pool.retire(await pool.take("go"))
+        assert [haste.needed for haste in backend.hastes] == [False, True]
+
+
+async def test_a_taker_claims_what_is_being_prepared_and_it_hurries() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(1, 1)}) as pool:
+        await until(lambda: len(backend.gates) == 1)
+        told: list[bool] = []
+        await until(lambda: bool(backend.hastes))
+        backend.hastes[0].on_need(lambda: told.append(True))
+        first = asyncio.create_task(pool.take("python"))
+        await until(lambda: told == [True])
+        second = asyncio.create_task(pool.take("python"))  # there is nothing left to claim
+        await until(lambda: len(backend.gates) == 2)
+        assert backend.hastes[1].needed
+        backend.gates[0].set()
+        sandbox = await first
+        assert not second.done()
+        assert pool.levels() == {"python": 0}
+        backend.gates[1].set()
+        assert await second is not sandbox
+        backend.open()  # and the keeper's next one, for the shelf
+        await until(lambda: pool.levels() == {"python": 1})
+
+
+async def test_a_taker_of_a_claimed_one_that_fails_prepares_his_own() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(1, 1)}) as pool:
+        await until(lambda: bool(backend.hastes))
+        taker = asyncio.create_task(pool.take("python"))
+        await until(lambda: backend.hastes[0].needed)
+        backend.failing = True
+        backend.gates[0].set()
+        await until(lambda: len(backend.gates) > 1)
+        backend.failing = False
+        backend.open()
+        assert (await taker).alive()
+
+
+async def test_a_taker_of_a_claimed_one_who_goes_away_leaves_none_behind() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(1, 1)}) as pool:
+        await until(lambda: bool(backend.hastes))
+        taker = asyncio.create_task(pool.take("python"))
+        await until(lambda: backend.hastes[0].needed)
+        taker.cancel()
+        backend.gates[0].set()
+        backend.open()
+        await until(lambda: pool.levels() == {"python": 1})
+        await until(lambda: len(backend.live) == 1)
+
+
+class Costly(FakeBackend):
+    """``cost_s`` by flavour, and what each takes of memory."""
+
+    cost_s: Mapping[str, float] = {"dear": 0.03}
+    takes: Mapping[str, int] = {}
+
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
+        await asyncio.sleep(self.cost_s.get(flavour, 0))
+        self.sandbox_bytes = self.takes.get(flavour, 0)
+        return await super().prepare(flavour, haste)
+
+
+async def empty(pool: Pool, flavour: str, takers: int) -> None:
+    """A burst: one after another, faster than the shelf is filled again."""
+    for taken in await asyncio.gather(*(pool.take(flavour) for _ in range(takers))):
+        pool.retire(taken)
+
+
+async def test_a_cheap_shelf_is_filled_while_somebody_waits_for_a_dear_one() -> None:
+    backend = Slow()
+    async with running(backend, {"cheap": Size(0, 4), "dear": Size(0, 0)}) as pool:
+        pool._shelves["dear"].cost_s = 0.04
+        pool._shelves["cheap"].cost_s = 0.002
+        waiting = asyncio.create_task(pool.take("dear"))
+        await until(lambda: len(backend.gates) == 1)
+        pool._shelves["cheap"].stock = 4
+        pool._shelves["cheap"].wake.set()
+        await until(lambda: len(backend.gates) == 2)
+        backend.gates[1].set()
+        await until(lambda: pool.levels()["cheap"] == 1)
+        assert not waiting.done()
+        backend.open()
+        pool.retire(await waiting)
+
+
+async def test_a_dear_burst_leaves_a_cheap_shelf_its_part_of_the_budget() -> None:
+    sizes = {"cheap": Size(1, 12), "dear": Size(1, 12)}
+    async with running(Costly(), sizes, budget=12, tick_s=60) as pool:
+        await until(lambda: min(pool.levels().values()) == 1)
+        await empty(pool, "cheap", 12)
+        await until(lambda: pool.levels()["cheap"] == 11)
+        await empty(pool, "dear", 12)
+        # It took what the cheap one had beyond its half.
+        await until(lambda: pool.levels() == {"cheap": 6, "dear": 6})
+        await asyncio.sleep(0.1)
+        assert pool.levels() == {"cheap": 6, "dear": 6}
+
+
+async def test_a_cheap_shelf_gets_its_part_back_of_a_dear_one() -> None:
+    sizes = {"cheap": Size(1, 12), "dear": Size(1, 12)}
+    async with running(Costly(), sizes, budget=12, tick_s=60) as pool:
+        await until(lambda: min(pool.levels().values()) == 1)
+        await empty(pool, "dear", 12)
+        await until(lambda: pool.levels()["dear"] == 11)
+        await empty(pool, "cheap", 12)
+        await until(lambda: pool.levels() == {"cheap": 6, "dear": 6})
+
+
+async def test_the_parts_are_of_memory_where_that_is_what_is_short() -> None:
+    backend = Costly()
+    backend.takes = {"dear": 10, "cheap": 1}
+    sizes = {"cheap": Size(1, 20), "dear": Size(1, 20)}
+    async with running(backend, sizes, budget=1000, budget_bytes=100, tick_s=60) as pool:
+        await until(lambda: min(pool.levels().values()) == 1)
+        await empty(pool, "dear", 20)
+        await until(lambda: pool.levels()["dear"] == 9)
+        await empty(pool, "cheap", 20)
+        await until(lambda: pool.levels()["cheap"] == 20)
+        assert pool.levels()["dear"] == 8

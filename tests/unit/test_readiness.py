@@ -11,9 +11,10 @@ from code_executor.clock import SystemClock
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.languages import load
 from code_executor.model import LanguageStatus, Promise
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.readiness import Examiner, refuse_broken
 from code_executor.sandbox.fake import FakeBackend, said
+from code_executor.shelf import Size
 from code_executor.worker import Worker
 
 LANGUAGES = load()

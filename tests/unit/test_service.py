@@ -29,9 +29,10 @@ from code_executor.model import (
     SourceFile,
 )
 from code_executor.objects import local_objects
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.sandbox.fake import FakeBackend, said
 from code_executor.service import SHUT_DOWN, Service
+from code_executor.shelf import Size
 from code_executor.store import SqliteRecords
 from code_executor.worker import Worker
 

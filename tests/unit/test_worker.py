@@ -17,8 +17,9 @@ from code_executor.errors import QueueFull, SandboxUnavailable
 from code_executor.languages import load
 from code_executor.model import RunRequest, RunStatus
 from code_executor.plan import make_plan
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.sandbox.fake import FakeBackend, said
+from code_executor.shelf import Size
 from code_executor.worker import Turns, Worker
 
 PYTHON = next(language for language in load() if language.id == "python")

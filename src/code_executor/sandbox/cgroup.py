@@ -9,7 +9,9 @@ Directories that nobody holds a lock on are a dead service's, and are swept at t
 process id would not tell: services in different pid namespaces may share the hierarchy.)
 
 v2 has one hierarchy with all controllers; v1 has one each for memory, pids and cpuacct (mounted
-together or apart). What differs between them is in the two :class:`_Files` tables only.
+together or apart), and for cpu if that is asked for and there: it sets no limit, it has sandboxes
+that are prepared ahead yield to runs (``Group.yields``). What differs between them is in
+:mod:`.group` only.
 
 Source of every file's meaning: the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.
 """
@@ -72,6 +74,16 @@ def find_mounts() -> Mounts:
     )
 
 
+def _with_cpu(mounts: Mounts) -> Mounts:
+    """v1's cpu hierarchy beside the others, where there is one that may be written."""
+    if mounts.version == 2:
+        return mounts
+    for point, kind, options in _mount_lines():
+        if kind == "cgroup" and "cpu" in options and os.access(point, os.W_OK):
+            return Mounts(1, {**mounts.directories, "cpu": Path(point)})
+    return mounts
+
+
 def _controllers(directory: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return (directory / "cgroup.controllers").read_text().split()
@@ -98,17 +110,21 @@ class Tree:
         return self._mounts.version
 
     @classmethod
-    def open(cls) -> Tree:
+    def open(cls, *, yielding: bool = False) -> Tree:
         """Find the hierarchies, sweep what dead services left, make this service's directories.
+
+        ``yielding``: its groups are to be able to (``Group.yields``), where this host can have it.
 
         Raises:
             HostUnfit: no controllers, or no right to make directories; says what to do.
         """
-        mounts = find_mounts()
+        mounts = _with_cpu(find_mounts()) if yielding else find_mounts()
         bases = _bases(mounts)
         sweep(bases.values())
         tree = cls(mounts, bases, f"{PREFIX}{secrets.token_hex(6)}")
         tree._make()
+        if yielding:
+            tree._weigh(len(os.sched_getaffinity(0)))
         return tree
 
     def _make(self) -> None:
@@ -126,6 +142,16 @@ class Tree:
                     f"cannot make a control group in {base}: {error.strerror}",
                     fix=_delegate(base, self.version),
                 ) from error
+
+    def _weigh(self, processors: int) -> None:
+        """On each processor its groups together weigh as much as any other group, not a part."""
+        if "cpu" not in self._paths:
+            return
+        name, each, most = ("cpu.weight", 100, 10_000)
+        if self.version == 1:
+            name, each, most = ("cpu.shares", 1024, 262_144)
+        with contextlib.suppress(OSError):
+            write_control(f"{self._paths['cpu']}/{name}", str(min(each * processors, most)))
 
     def group(self, name: str) -> Group:
         """The group of one sandbox; not made yet."""

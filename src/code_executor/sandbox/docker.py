@@ -31,6 +31,7 @@ from aiodocker.exceptions import DockerError
 from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.languages import Flavour, Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
+from code_executor.ports import Haste
 from code_executor.sandbox import probes
 from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import find_mounts
@@ -233,8 +234,9 @@ class DockerBackend:
 
     # ── containers ──
 
-    async def prepare(self, flavour: str) -> DockerSandbox:
-        """See ``ports.Backend.prepare``."""
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> DockerSandbox:
+        """See ``ports.Backend.prepare``; it yields to nothing here."""
+        del haste
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         language, kind = self._flavours[flavour]

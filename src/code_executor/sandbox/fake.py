@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from code_executor.errors import SandboxUnavailable
 from code_executor.languages import Language
 from code_executor.model import LanguageStatus, Outcome, Output, Plan, Promise, RunStatus, Usage
+from code_executor.ports import Haste
 
 Script = Callable[[Plan], Outcome]
 
@@ -75,8 +76,9 @@ class FakeBackend:
 
     ``prepare_failures`` and ``run_failures`` are raised in order, one a call, before
     anything else happens. ``live`` holds the sandboxes that exist, ``prepared`` counts
-    those ever made, ``plans`` lists what was run, ``most_running`` how many at once,
-    ``sandbox_bytes`` is what each says it has taken of memory.
+    those ever made, ``hastes`` what each preparation was told of its haste, ``plans``
+    lists what was run, ``most_running`` how many at once, ``sandbox_bytes`` is what each
+    says it has taken of memory.
     """
 
     name = "fake"
@@ -102,6 +104,7 @@ class FakeBackend:
         self.sandbox_bytes = 0
         self.live: set[FakeSandbox] = set()
         self.prepared = 0
+        self.hastes: list[Haste] = []
         self.plans: list[Plan] = []
         self.running = 0
         self.most_running = 0
@@ -113,8 +116,9 @@ class FakeBackend:
         """The promises given to the constructor."""
         return self._promises
 
-    async def prepare(self, flavour: str) -> FakeSandbox:
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
         """A sandbox after ``prepare_s``, or the next of ``prepare_failures``."""
+        self.hastes.append(haste or Haste())
         if self.prepare_failures:
             raise self.prepare_failures.popleft()
         await asyncio.sleep(self.prepare_s)

@@ -63,6 +63,7 @@ class Group:
         self._distinct = tuple(dict.fromkeys(self._paths.values()))
         self._fds: dict[str, int] = {}
         self._limits = (0, 0)
+        self._yields = False
         self.made = False
 
     @property
@@ -104,6 +105,18 @@ class Group:
             with contextlib.suppress(FileNotFoundError):
                 write_control(f"{memory}/memory.swap.max", "0")
         self._limits = (memory_bytes, processes)
+
+    def yields(self, idle: bool) -> None:
+        """Whether it gets only the CPU time that nothing else wants, or its ordinary share.
+
+        No limit and no promise: where the kernel has no such thing (v1 without the cpu hierarchy,
+        Linux before 5.15) every group keeps its ordinary share.
+        """
+        if idle == self._yields or "cpu" not in self._paths:
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._fd("cpu", "cpu.idle", os.O_WRONLY), b"1" if idle else b"0")
+            self._yields = idle
 
     def _limit_v1(self, memory: str, text: str) -> None:
         both = [f"{memory}/memory.limit_in_bytes", f"{memory}/memory.memsw.limit_in_bytes"]

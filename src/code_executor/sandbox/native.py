@@ -37,6 +37,7 @@ from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.languages import Flavour, Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
 from code_executor.plan import default_env
+from code_executor.ports import Haste
 from code_executor.sandbox import launcher as launching
 from code_executor.sandbox import probes, seccomp
 from code_executor.sandbox.build import binaries
@@ -122,7 +123,7 @@ class NativeBackend:
         binaries()
         self._filter = seccomp.compile(seccomp.load(self._profile))
         self._uids = _user_ids()
-        self._tree = Tree.open()
+        self._tree = Tree.open(yielding=True)
         self._readers, self._leaving = Readers(), Leaving()
         async with self._lock:
             await self._start_launcher()
@@ -172,14 +173,15 @@ class NativeBackend:
         except SandboxUnavailable as error:
             log.warning("zygote_failed", flavour=name, error=error.message)
 
-    async def prepare(self, flavour: str) -> NativeSandbox:
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> NativeSandbox:
         """See ``ports.Backend.prepare``."""
+        haste = haste or Haste()
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         await self._ensure_launcher()
         launcher, zygote = self.launcher, self._zygotes.get(flavour)
         try:
-            return await self._prepare(flavour, zygote)
+            return await self._prepare(flavour, zygote, haste)
         except SandboxUnavailable:
             if not launcher.ended() and (zygote is None or not await zygote.ended(DEATH_S)):
                 raise
@@ -187,7 +189,7 @@ class NativeBackend:
         await self._ensure_launcher()
         if zygote is not None:
             await self._replace_zygote(flavour, zygote)
-        return await self._prepare(flavour, self._zygotes.get(flavour))
+        return await self._prepare(flavour, self._zygotes.get(flavour), haste)
 
     async def _ensure_launcher(self) -> None:
         if self.launcher.alive:
@@ -204,7 +206,7 @@ class NativeBackend:
                 dead.close()
                 await self._start_zygote(name, *self._flavours[name])
 
-    async def _prepare(self, name: str, zygote: Zygote | None) -> NativeSandbox:
+    async def _prepare(self, name: str, zygote: Zygote | None, haste: Haste) -> NativeSandbox:
         assert self._tree is not None
         assert self._uids is not None
         assert self._readers is not None
@@ -226,7 +228,7 @@ class NativeBackend:
         self._live[sandbox_name] = sandbox
         request = self._request(name, uids, zygote)
         try:
-            await sandbox.start(launcher, request, zygote, self._memory)
+            await sandbox.start(launcher, request, zygote, self._memory, haste)
         except BaseException as error:
             await sandbox.destroy()
             if isinstance(error, SandboxUnavailable | asyncio.CancelledError):

@@ -11,6 +11,7 @@ from functools import partial
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
+from code_executor.ports import Haste
 from code_executor.sandbox.group import Group
 from code_executor.sandbox.launcher import (
     NO_NETWORK,
@@ -27,6 +28,7 @@ from code_executor.sandbox.zygote import Zygote
 
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0
+PATIENCE_S = 1.0  # a busy host leaves nothing to a preparation that yields: then it does no more
 OWN_PROCESSES = 1  # init counts in the pids controller too
 
 
@@ -77,6 +79,7 @@ class NativeSandbox(RunsPlans):
         request: SandboxRequest,
         zygote: Zygote | None,
         memory: int,
+        haste: Haste,
     ) -> None:
         """Make it all, until init says READY.
 
@@ -85,16 +88,20 @@ class NativeSandbox(RunsPlans):
         """
         self._warm = request.warm != WARM_NONE
         self.group.make(memory_bytes=memory, processes=request.processes + OWN_PROCESSES)
+        self.group.yields(not haste.needed)
+        haste.on_need(self._hurry)
         spawning = await launcher.sandbox(request, self.group.procs(), zygote)
         self._spawning = spawning
         self._session = Session(spawning.control, self._readers)
         deadline = self._session.deadline(PREPARE_TIMEOUT_S)
+        patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
         try:
             await self._session.ready()
         except SandboxUnavailable:
             await self._learn(spawning)  # where the launcher has failed, that is the reason
             raise
         finally:
+            patience.cancel()
             deadline.cancel()
         await self._learn(spawning)
 
@@ -107,6 +114,11 @@ class NativeSandbox(RunsPlans):
             raise
         self._spawning = None
 
+    def _hurry(self) -> None:
+        """It has its ordinary share of the CPU from now on; its group, once gone, is another's."""
+        if self._destroying is None:
+            self.group.yields(False)
+
     # ── what a run needs of it ──
 
     @property
@@ -116,6 +128,7 @@ class NativeSandbox(RunsPlans):
     def _limit_group(self, plan: Plan) -> None:
         """v1 refuses a limit below what is used; v2 ends the interpreter, which the watch sees."""
         memory = plan.limits.memory_mb * MIB
+        self._hurry()
         self.group.limit(memory_bytes=memory, processes=plan.processes + OWN_PROCESSES)
 
     def _kill(self) -> None:
@@ -147,6 +160,7 @@ class NativeSandbox(RunsPlans):
             self._rest.add_done_callback(partial(_hand_over, done))
 
     def _let_go(self) -> None:
+        self.group.yields(False)  # on a busy host it would end late, and others queue behind it
         self._kill()
         if self._session is not None:
             self._session.close()

@@ -34,6 +34,7 @@ import structlog
 from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.languages import Language, Warm
 from code_executor.model import MIB, LanguageStatus, Promise
+from code_executor.ports import Haste
 from code_executor.sandbox import probes, seccomp
 from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import Tree, remove_empty
@@ -138,8 +139,9 @@ class OciBackend:
             return
         raise HostUnfit(f"{problem}", fix="SANDBOX_BACKEND=native")
 
-    async def prepare(self, flavour: str) -> OciSandbox:
-        """See ``ports.Backend.prepare``."""
+    async def prepare(self, flavour: str, haste: Haste | None = None) -> OciSandbox:
+        """See ``ports.Backend.prepare``; it yields to nothing here."""
+        del haste
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         async with self._preparing:

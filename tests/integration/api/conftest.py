@@ -21,9 +21,10 @@ from code_executor.languages import load
 from code_executor.model import MIB, Outcome, Promise
 from code_executor.objects import local_objects
 from code_executor.observe import Metrics, configure_logging
-from code_executor.pool import Pool, Size
+from code_executor.pool import Pool
 from code_executor.sandbox.fake import FakeBackend
 from code_executor.service import Service
+from code_executor.shelf import Size
 from code_executor.signing import Signer
 from code_executor.store import SqliteRecords
 from code_executor.worker import Worker

@@ -21,6 +21,7 @@ from code_executor.model import (
     Skipped,
     SourceFile,
 )
+from code_executor.ports import Haste
 from code_executor.sandbox.fake import FakeBackend
 
 SETTINGS = Settings.load(sandbox_backend="fake")
@@ -166,7 +167,7 @@ def test_what_it_left_is_kept_and_no_name_leads_outside(
 def test_a_sandbox_that_cannot_be_made_is_told_apart(
     program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def prepare(self: FakeBackend, flavour: str) -> None:
+    async def prepare(self: FakeBackend, flavour: str, haste: Haste | None = None) -> None:
         raise SandboxUnavailable("No sandbox.", step="clone")
 
     monkeypatch.setattr(FakeBackend, "prepare", prepare)

@@ -32,7 +32,9 @@ FILES: dict[str, dict[str, str]] = {
         "memory.peak": "4096\n",
         "cpu.stat": "usage_usec 1234\nuser_usec 1000\nsystem_usec 234\n",
         "cgroup.kill": "",
+        "cpu.idle": "0\n",
     },
+    "cpu": {"cgroup.procs": "", "cpu.idle": "0\n"},
 }
 
 

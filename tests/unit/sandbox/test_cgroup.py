@@ -17,7 +17,7 @@ from tests.unit.sandbox.hierarchies import imitate
 
 from code_executor.errors import HostUnfit
 from code_executor.sandbox import cgroup
-from code_executor.sandbox.cgroup import PREFIX, Tree, sweep
+from code_executor.sandbox.cgroup import CONTROLLERS_V1, PREFIX, Tree, sweep
 from code_executor.sandbox.group import Mounts
 
 
@@ -79,6 +79,24 @@ def test_a_host_without_a_controller_is_unfit(
     with pytest.raises(HostUnfit) as caught:
         cgroup.find_mounts()
     assert "mount" in caught.value.fix
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_v1_has_its_cpu_hierarchy_where_that_is_asked_for_and_may_be_written(
+    writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tops = {name: tmp_path / name for name in (*CONTROLLERS_V1, "cpu")}
+    for top in tops.values():
+        top.mkdir()
+    mounted(monkeypatch, *((top, "cgroup", f"rw,{name}") for name, top in tops.items()))
+    monkeypatch.setattr(os, "access", lambda path, _mode: writable or Path(path) != tops["cpu"])
+    for yielding in (True, False):
+        tree = Tree.open(yielding=yielding)
+        group = tree.group("box")
+        expected = [top for name, top in tops.items() if name != "cpu" or (yielding and writable)]
+        assert group.files("x") == [str(top / tree.name / "box/x") for top in expected]
+        tree.close()
+        assert not list(tops["cpu"].iterdir())
 
 
 # ── the service's own directory, and those of services before it ──

@@ -87,6 +87,51 @@ def test_a_kernel_that_does_not_count_refused_processes_counts_none(layout: Layo
     assert layout.group.refused_processes() == 0
 
 
+# ── yielding ──
+
+
+def test_it_yields_and_has_its_share_again(v2: Layout) -> None:
+    group = v2.make()
+    idle = v2.file("cpu.idle")
+    group.yields(False)  # as it is already
+    assert idle.read_text() == "0\n"
+    group.yields(True)
+    assert idle.read_text()[0] == "1"
+    group.close_most()
+    group.yields(False)
+    assert idle.read_text()[0] == "0"
+    assert group.remove()
+
+
+def test_on_v1_it_yields_and_is_joined_where_there_is_a_cpu_hierarchy(tmp_path: Path) -> None:
+    tops = {name: tmp_path / name for name in ("memory", "pids", "cpuacct", "cpu")}
+    for top in tops.values():
+        os.mkdir(top)
+    group = Group(Mounts(1, tops), {name: top / "box" for name, top in tops.items()})
+    group.make(memory_bytes=1 << 20, processes=5)
+    group.yields(True)
+    assert (tops["cpu"] / "box/cpu.idle").read_text()[0] == "1"
+    assert str(tops["cpu"] / "box/cgroup.procs") in group.files("cgroup.procs")
+    assert len(group.procs()) == 4
+    assert group.remove()
+    assert not (tops["cpu"] / "box").exists()
+
+
+def test_without_a_cpu_hierarchy_nothing_yields_and_nothing_fails(v1: Layout) -> None:
+    group = v1.make()
+    group.yields(True)
+    assert len(group.procs()) == 3
+    assert group.remove()
+
+
+def test_a_kernel_that_cannot_have_it_yield_is_no_failure(v2: Layout) -> None:
+    group = v2.make()
+    v2.file("cpu.idle").unlink()
+    group.yields(True)
+    group.yields(False)
+    assert group.remove()
+
+
 # ── limits ──
 
 
