@@ -47,6 +47,8 @@ INIT_VERSION = "2"
 """What an image's label must say for its own init to be used: the frames it speaks, and how the
 bootstraps beside it are started."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+IMAGES = "make images"
+"""What makes every image that nobody has chosen another for."""
 UNBOUNDED_SOCKETS = (
     "what waits in sockets has no limit: cgroup v1, whose files cannot be written here"
 )
@@ -179,7 +181,7 @@ class DockerBackend:
             labels = image["Config"].get("Labels") or {}
             self._own_init[name] = labels.get(INIT_LABEL) == INIT_VERSION
         if not self._own_init:
-            raise HostUnfit("the engine has no image of any language", fix="make images")
+            raise HostUnfit("the engine has no image of any language", fix=IMAGES)
 
     async def _try_containers(self) -> None:
         """What the engine refuses to every container is told now, not run by run.
@@ -239,7 +241,7 @@ class DockerBackend:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         language, kind = self._flavours[flavour]
         if language.id not in self._own_init:
-            reason = f"there is no image {self._image(language.id)}; make images"
+            reason = f"there is no image {self._image(language.id)}"
             raise SandboxUnavailable(reason, step="image")
         return await self._prepare(language, kind)
 
@@ -294,9 +296,18 @@ class DockerBackend:
     async def languages(self) -> Sequence[LanguageStatus]:
         """See ``ports.Backend.languages``."""
         if self._statuses is None:
-            asked = (probes.language_status(self, each) for each in self._languages.values())
+            asked = (
+                probes.language_status(self, each, install=self._install(each.id))
+                for each in self._languages.values()
+            )
             self._statuses = await asyncio.gather(*asked)
         return self._statuses
+
+    def _install(self, language: str) -> str:
+        """What brings a language that an image has or has not, whatever the host has installed."""
+        if language in self._chosen:
+            return f"an image with it as RUNNER_IMAGE_{language.upper()}"
+        return IMAGES
 
     async def close(self) -> None:
         """See ``ports.Backend.close``."""
