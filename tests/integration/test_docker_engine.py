@@ -198,6 +198,21 @@ async def test_no_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "DOCKER_HOST" in caught.value.fix
 
 
+async def test_a_run_that_has_just_begun_goes_before_the_next_container(
+    docker: DockerBackend,
+) -> None:
+    sandbox = await docker.prepare("python")
+    before = docker.live
+    run = asyncio.create_task(sandbox.run(plan("python", "print(1)")))
+    await asyncio.sleep(0)
+    preparing = asyncio.create_task(docker.prepare("python"))
+    await asyncio.sleep(0)
+    assert docker.live == before
+    assert (await run).stdout.data == b"1\n"
+    second = await preparing
+    await asyncio.gather(sandbox.destroy(), second.destroy())
+
+
 async def test_an_unknown_flavour_is_refused(docker: DockerBackend) -> None:
     with pytest.raises(SandboxUnavailable, match="no flavour"):
         await docker.prepare("cobol")

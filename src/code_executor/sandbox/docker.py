@@ -39,6 +39,7 @@ from code_executor.sandbox.docker_owner import HOME_LABEL, Owner
 from code_executor.sandbox.docker_sandbox import ENGINE_ERRORS, DockerSandbox, remove
 from code_executor.sandbox.docker_spec import APPARMOR, Confinement, container, read_profile
 from code_executor.sandbox.group import Mounts
+from code_executor.sandbox.lead import Lead
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +102,7 @@ class DockerBackend:
         self._mounts: Mounts | None = None
         self._own_init: dict[str, bool] = {}  # of each language whose image is there
         self._live: set[DockerSandbox] = set()
+        self._lead = Lead()
         self._sockets_limited = True  # in every container so far
         self._statuses: Sequence[LanguageStatus] | None = None
 
@@ -243,13 +245,14 @@ class DockerBackend:
         if language.id not in self._own_init:
             reason = f"there is no image {self._image(language.id)}"
             raise SandboxUnavailable(reason, step="image")
+        await self._lead.over()
         return await self._prepare(language, kind)
 
     async def _prepare(self, language: Language, flavour: Flavour) -> DockerSandbox:
         if self._engine is None or self._mounts is None:
             raise SandboxUnavailable("the backend is not started", step="start")
         warm = flavour.warm is not Warm.NONE
-        sandbox = DockerSandbox(self._engine, flavour.name, warm, self._live.discard)
+        sandbox = DockerSandbox(self._engine, flavour.name, warm, self._live.discard, self._lead)
         self._live.add(sandbox)
         try:
             await sandbox.start(self._spec(language, flavour), self._mounts)
