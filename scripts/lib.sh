@@ -53,6 +53,9 @@ step() {
 # hash_of FILES...: one word for their contents and for where this checkout is.
 hash_of() { { printf '%s\n' "$ROOT"; cat -- "$@"; } | sha256sum | cut -c1-32; }
 
+# contents_of FILES...: the same for what is made alike in every checkout.
+contents_of() { cat -- "$@" | sha256sum | cut -c1-32; }
+
 # stamped FILE HASH / stamp FILE HASH: was it made from these inputs; it was.
 stamped() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 stamp() { printf '%s' "$2" >"$1"; }

@@ -200,6 +200,7 @@ sandbox_init() {
 
 main() {
     one_at_a_time
+    [[ ${1:-} != --tests || -z ${XDG_CACHE_HOME:-${HOME:-}} ]] || KEEPING=1
     system_packages
     [[ ${1:-} != --tests ]] || test_packages
     service_environment

@@ -26,6 +26,19 @@ from code_executor.errors import HostUnfit
 from code_executor.ports import Backend
 from code_executor.sandbox.docker import DockerBackend
 
+OTHERS = frozenset({"docker", "engine", "gvisor", "runc"})
+"""The fixtures and parameters that bring another backend than the native one."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs another backend as ``beside``: scripts/test.sh runs it beside the rest."""
+    for item in items:
+        given = getattr(item, "callspec", None)
+        chosen = map(str, given.params.values()) if given else ()
+        if OTHERS.intersection([*getattr(item, "fixturenames", ()), *chosen]):
+            item.add_marker("beside")
+
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:

@@ -28,7 +28,7 @@ from code_executor.ports import Backend
 from code_executor.shelf import Size
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
-EVERY = 1 if os.environ.get("CORPUS") == "whole" else 12
+EVERY = 1 if os.environ.get("CORPUS") == "whole" else 24
 """One in so many of each family."""
 ALWAYS = {"node/process/package-json-module-type"}
 """What depends on an interpreter's version: the images' may be others than the host's."""

@@ -1,4 +1,4 @@
-"""What ``compose.yaml`` and ``deploy/`` say; test_compose.py starts them."""
+"""What ``compose.yaml``, ``deploy/`` and ``runners/`` say; test_compose.py starts them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
+from tests.engine.rig import LANGUAGES
+
+from code_executor.sandbox.docker import INIT_LABEL, INIT_VERSION
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yaml").read_text()
@@ -41,3 +45,19 @@ def test_nothing_is_switched_off_by_default() -> None:
     assert "DISABLE_SANDBOX_SECURITY" not in COMPOSE
     waived = [line.strip() for line in COMPOSE.splitlines() if "WAIVE_PROMISES" in line]
     assert waived == ["WAIVE_PROMISES: ${WAIVE_PROMISES:-}"]  # who starts it may; nobody does
+
+
+def test_the_runners_images_are_alike_but_for_their_language() -> None:
+    """A Dockerfile cannot include another, and each of these can be built alone."""
+    stages = [_stages(language) for language in LANGUAGES]
+    (init,) = {found[1] for found in stages}
+    assert "/src/init.sh" in init
+    (held,) = {found[-1].partition("COPY --from=init ")[2] for found in stages}
+    for line in ("RUN /tmp/account.sh", f'LABEL {INIT_LABEL}="{INIT_VERSION}"', "USER 1000:1000"):
+        assert f"\n{line}" in held
+
+
+def _stages(language: str) -> list[str]:
+    """What comes before the first FROM, and what each of them begins."""
+    text = (ROOT / "runners" / language / "Dockerfile").read_text()
+    return [stage.strip() for stage in re.split(r"^FROM ", text, flags=re.M)]

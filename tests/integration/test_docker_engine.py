@@ -158,6 +158,35 @@ async def test_a_missing_image_is_named(engine: Engine, tmp_path: Path) -> None:
             pass
 
 
+async def test_a_language_without_an_image_says_what_makes_one(
+    engine: Engine, tmp_path: Path
+) -> None:
+    engine.docker("tag", "code-executor/ruby", "kept-for-a-moment")
+    engine.docker("rmi", "code-executor/ruby")
+    try:
+        async with running_docker(engine, tmp_path) as without:
+            reasons = {status.id: status.reason for status in await without.languages()}
+    finally:
+        engine.docker("tag", "kept-for-a-moment", "code-executor/ruby")
+        engine.docker("rmi", "kept-for-a-moment")
+    ruby = str(reasons.pop("ruby"))
+    assert "no image code-executor/ruby:latest" in ruby
+    assert ruby.endswith("where it is missing: make images")
+    assert set(reasons.values()) == {None}
+
+
+async def test_an_image_of_ones_own_without_the_language_is_told_as_that(
+    engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM code-executor/ruby\nUSER 0\nRUN rm /usr/bin/ruby*\n")
+    image = engine.docker("build", "--quiet", "--network=none", str(tmp_path))
+    async with running_docker(engine, tmp_path, runner_image_ruby=image) as wrong:
+        reasons = {status.id: status.reason for status in await wrong.languages()}
+    engine.docker("rmi", image)
+    assert "make images" not in str(reasons["ruby"])
+    assert "RUNNER_IMAGE_RUBY" in str(reasons["ruby"])
+
+
 async def test_no_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
     settings = Settings(
         data_dir=tmp_path, sandbox_backend="docker", docker_host=f"unix://{tmp_path}/nothing"
@@ -167,6 +196,21 @@ async def test_no_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
         await backend.start()
     await backend.close()
     assert "DOCKER_HOST" in caught.value.fix
+
+
+async def test_a_run_that_has_just_begun_goes_before_the_next_container(
+    docker: DockerBackend,
+) -> None:
+    sandbox = await docker.prepare("python")
+    before = docker.live
+    run = asyncio.create_task(sandbox.run(plan("python", "print(1)")))
+    await asyncio.sleep(0)
+    preparing = asyncio.create_task(docker.prepare("python"))
+    await asyncio.sleep(0)
+    assert docker.live == before
+    assert (await run).stdout.data == b"1\n"
+    second = await preparing
+    await asyncio.gather(sandbox.destroy(), second.destroy())
 
 
 async def test_an_unknown_flavour_is_refused(docker: DockerBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -96,6 +97,24 @@ async def test_nothing_is_left_of_a_closed_backend(kind: str, tmp_path: Path) ->
     assert not place.exists()
     assert list(Path("/sys/fs/cgroup").glob(f"*/{name}")) == []
     assert list(Path("/sys/fs/cgroup").glob(name)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_run_that_has_just_begun_goes_before_the_next_sandbox(
+    kind: str, tmp_path: Path
+) -> None:
+    async with running_oci(kind, tmp_path) as backend:
+        assert isinstance(backend, OciBackend)
+        sandbox = await backend.prepare("python")
+        run = asyncio.create_task(sandbox.run(plan("python", "print(1)")))
+        await asyncio.sleep(0)
+        preparing = asyncio.create_task(backend.prepare("python"))
+        await asyncio.sleep(0)
+        assert backend.live == 1
+        assert (await run).stdout.data == b"1\n"
+        second = await preparing
+        assert backend.live == 2
+        await asyncio.gather(sandbox.destroy(), second.destroy())
 
 
 async def test_a_fork_bomb_in_gvisor_ends_as_a_run_and_leaves_nothing(tmp_path: Path) -> None:

@@ -29,11 +29,12 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     _bash(tmp_path, "! find_service || stop_service")
 
 
-def _bash(checkout: Path, commands: str) -> subprocess.CompletedProcess[str]:
+def _bash(checkout: Path, commands: str, **environment: str) -> subprocess.CompletedProcess[str]:
     prelude = "set -euo pipefail; source scripts/lib.sh; source scripts/service.sh; "
     return subprocess.run(
         ["bash", "-c", prelude + commands],
         cwd=checkout,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=60,
@@ -122,6 +123,60 @@ def test_a_stamp_holds_until_the_inputs_change(checkout: Path) -> None:
         "echo 2 >input; stamped mark $(hash_of input) || echo changed",
     )
     assert done.stdout.split() == ["same", "changed"]
+
+
+def test_what_is_made_alike_everywhere_has_one_stamp(checkout: Path) -> None:
+    says = "echo 1 >input; hash_of input; contents_of input"
+    here, there = (_bash(at, says).stdout.split() for at in (checkout, _another(checkout, "other")))
+    assert here[0] != there[0]
+    assert here[1] == there[1]
+
+
+def _made(checkout: Path, cache: Path, stamp: str, *, keeping: str = "1", make: str = "") -> str:
+    """What a runtime consists of that ``make`` fills, which is told of by "built"."""
+    fill = make or "echo whole >.runtime/x/it"
+    done = _bash(
+        checkout,
+        f"source scripts/runtimes.sh; KEEPING={keeping}; "
+        f"build() {{ echo built && mkdir -p .runtime/x && {fill}; }}; "
+        f"made x {stamp} build && stamped .runtime/x/.stamp {stamp} && cat .runtime/x/it",
+        XDG_CACHE_HOME=str(cache),
+    )
+    return " ".join(done.stdout.split())
+
+
+def _another(checkout: Path, name: str) -> Path:
+    other = checkout / name
+    shutil.copytree(ROOT / "scripts", other / "scripts")
+    return other
+
+
+def test_what_one_checkout_has_built_another_of_the_same_copies(checkout: Path) -> None:
+    cache, other = checkout / "cache", _another(checkout, "other")
+    assert _made(checkout, cache, "one") == "built whole"
+    (checkout / ".runtime/x/it").write_text("changed since")
+    assert _made(other, cache, "one") == "whole"
+    assert _made(other, cache, "two", make="echo new >.runtime/x/it") == "built new"
+    assert _made(_another(checkout, "third"), cache, "one") == "whole"
+
+
+def test_who_keeps_nothing_takes_nothing(checkout: Path) -> None:
+    cache = checkout / "cache"
+    assert _made(checkout, cache, "one", keeping="") == "built whole"
+    assert not cache.exists()
+    assert _made(checkout, cache, "one") == "built whole"
+    assert _made(_another(checkout, "other"), cache, "one", keeping="") == "built whole"
+
+
+def test_what_failed_is_not_kept(checkout: Path) -> None:
+    cache = checkout / "cache"
+    assert _made(checkout, cache, "one", make="echo half >.runtime/x/it && false") == "built"
+    assert _made(_another(checkout, "other"), cache, "one") == "built whole"
+
+
+def test_what_is_kept_but_not_whole_is_built(checkout: Path) -> None:
+    (checkout / "cache/code-executor/runtimes/x-one").mkdir(parents=True)
+    assert _made(checkout, checkout / "cache", "one") == "built whole"
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,8 @@ def _build(work: Path, ahead: Path, go: str, run: Callable[..., str]) -> None:
     cache = str(work / "cache")
     # What the index has compiled is used again, and nothing is added to it.
     shutil.copytree(ahead.parent / "cache", cache, copy_function=os.link)
-    run(go, "build", *options, "-o", str(ahead / "driver"), str(driver), cache=cache)
+    # Programs can read it: it does not say where it was made.
+    run(go, "build", *options, "-trimpath", "-o", str(ahead / "driver"), str(driver), cache=cache)
     tools = ["link"]
     if run(go, "list", "-f", "{{.Stale}}", "cmd/compile/internal/ssa", cache=cache) == "false":
         tools.append("compile")  # since Go 1.20 it is not there compiled, and takes minutes

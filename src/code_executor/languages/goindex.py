@@ -164,7 +164,8 @@ def _shipped(name: str) -> str:
 
 def _digest(scripts: Mapping[str, str]) -> str:
     """Of all that an index is made with."""
-    parts = [*scripts.values(), *map(_shipped, goahead.SOURCES), _shipped("goahead.py")]
+    ours = ("goindex.py", "goahead.py", *goahead.SOURCES)
+    parts = [*scripts.values(), *map(_shipped, ours)]
     return sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -40,6 +40,7 @@ from code_executor.sandbox.docker_owner import HOME_LABEL, Owner
 from code_executor.sandbox.docker_sandbox import ENGINE_ERRORS, DockerSandbox, remove
 from code_executor.sandbox.docker_spec import APPARMOR, Confinement, container, read_profile
 from code_executor.sandbox.group import Mounts
+from code_executor.sandbox.lead import Lead
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,8 @@ INIT_VERSION = "2"
 """What an image's label must say for its own init to be used: the frames it speaks, and how the
 bootstraps beside it are started."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+IMAGES = "make images"
+"""What makes every image that nobody has chosen another for."""
 UNBOUNDED_SOCKETS = (
     "what waits in sockets has no limit: cgroup v1, whose files cannot be written here"
 )
@@ -100,6 +103,7 @@ class DockerBackend:
         self._mounts: Mounts | None = None
         self._own_init: dict[str, bool] = {}  # of each language whose image is there
         self._live: set[DockerSandbox] = set()
+        self._lead = Lead()
         self._sockets_limited = True  # in every container so far
         self._statuses: Sequence[LanguageStatus] | None = None
 
@@ -180,7 +184,7 @@ class DockerBackend:
             labels = image["Config"].get("Labels") or {}
             self._own_init[name] = labels.get(INIT_LABEL) == INIT_VERSION
         if not self._own_init:
-            raise HostUnfit("the engine has no image of any language", fix="make images")
+            raise HostUnfit("the engine has no image of any language", fix=IMAGES)
 
     async def _try_containers(self) -> None:
         """What the engine refuses to every container is told now, not run by run.
@@ -241,15 +245,16 @@ class DockerBackend:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         language, kind = self._flavours[flavour]
         if language.id not in self._own_init:
-            reason = f"there is no image {self._image(language.id)}; make images"
+            reason = f"there is no image {self._image(language.id)}"
             raise SandboxUnavailable(reason, step="image")
+        await self._lead.over()
         return await self._prepare(language, kind)
 
     async def _prepare(self, language: Language, flavour: Flavour) -> DockerSandbox:
         if self._engine is None or self._mounts is None:
             raise SandboxUnavailable("the backend is not started", step="start")
         warm = flavour.warm is not Warm.NONE
-        sandbox = DockerSandbox(self._engine, flavour.name, warm, self._live.discard)
+        sandbox = DockerSandbox(self._engine, flavour.name, warm, self._live.discard, self._lead)
         self._live.add(sandbox)
         try:
             await sandbox.start(self._spec(language, flavour), self._mounts)
@@ -296,9 +301,18 @@ class DockerBackend:
     async def languages(self) -> Sequence[LanguageStatus]:
         """See ``ports.Backend.languages``."""
         if self._statuses is None:
-            asked = (probes.language_status(self, each) for each in self._languages.values())
+            asked = (
+                probes.language_status(self, each, install=self._install(each.id))
+                for each in self._languages.values()
+            )
             self._statuses = await asyncio.gather(*asked)
         return self._statuses
+
+    def _install(self, language: str) -> str:
+        """What brings a language that an image has or has not, whatever the host has installed."""
+        if language in self._chosen:
+            return f"an image with it as RUNNER_IMAGE_{language.upper()}"
+        return IMAGES
 
     async def close(self) -> None:
         """See ``ports.Backend.close``."""

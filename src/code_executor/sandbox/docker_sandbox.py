@@ -28,6 +28,7 @@ from aiodocker.stream import Stream
 from code_executor.errors import HostUnfit, SandboxUnavailable, words
 from code_executor.model import MIB, Outcome, Plan
 from code_executor.sandbox.group import SOCKETS_V1_BYTES, Group, Mounts
+from code_executor.sandbox.lead import Lead
 from code_executor.sandbox.running import RunCounters, RunsPlans
 from code_executor.sandbox.session import Session
 
@@ -116,9 +117,15 @@ class DockerSandbox(RunsPlans):
     """One container. ``on_gone`` is called once, when it has been removed."""
 
     def __init__(
-        self, engine: Docker, flavour: str, warm: bool, on_gone: Callable[[DockerSandbox], None]
+        self,
+        engine: Docker,
+        flavour: str,
+        warm: bool,
+        on_gone: Callable[[DockerSandbox], None],
+        lead: Lead,
     ) -> None:
         super().__init__()
+        self._lead = lead
         self._engine = engine
         self._flavour = flavour
         self._warm = warm
@@ -193,9 +200,10 @@ class DockerSandbox(RunsPlans):
             self._counted.told_kills = int(bool(state.get("OOMKilled")) and before == 0)
 
     async def run(self, plan: Plan) -> Outcome:
-        """See ``ports.Sandbox.run``. The engine sets the run's limits first."""
-        await self._update(plan)
-        return await super().run(plan)
+        """See ``ports.Sandbox.run``. The engine sets the run's limits first; others wait."""
+        with self._lead.run():
+            await self._update(plan)
+            return await super().run(plan)
 
     async def _update(self, plan: Plan) -> None:
         """Have the engine set the run's limits.

@@ -39,6 +39,7 @@ from code_executor.sandbox import probes, seccomp
 from code_executor.sandbox.build import binaries
 from code_executor.sandbox.cgroup import Tree, remove_empty
 from code_executor.sandbox.contained import ahead_files, init_command
+from code_executor.sandbox.lead import Lead
 from code_executor.sandbox.oci_bundle import Box, RuntimeKind, config, write_root
 from code_executor.sandbox.oci_runtime import (
     PLATFORMS,
@@ -87,6 +88,7 @@ class OciBackend:
         self._memory = default_memory_mb * MIB
         self._scratch_mb = scratch_mb
         self._live: dict[str, OciSandbox] = {}
+        self._lead = Lead()
         self._preparing = asyncio.Semaphore(PREPARING_MAX)
         self._count = 0
         self._statuses: Sequence[LanguageStatus] | None = None
@@ -144,6 +146,7 @@ class OciBackend:
         del haste
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
+        await self._lead.over()
         async with self._preparing:
             return await self._prepare(flavour, warm=True)
 
@@ -156,7 +159,7 @@ class OciBackend:
         group = self._tree.group(sandbox_name)
         uids = self._uids.take() if self._uids is not None else None
         gone = partial(self._forget, uids)
-        sandbox = OciSandbox(name, self._runtime, group, sandbox_name, gone)
+        sandbox = OciSandbox(name, self._runtime, group, sandbox_name, gone, self._lead)
         self._live[sandbox_name] = sandbox
         language, flavour = self._flavours[name]
         if not warm:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from code_executor.errors import SandboxUnavailable
-from code_executor.model import MIB, Plan, RunStatus
+from code_executor.model import MIB, Outcome, Plan, RunStatus
 from code_executor.sandbox.group import Group
+from code_executor.sandbox.lead import Lead
 from code_executor.sandbox.native_sandbox import PREPARE_TIMEOUT_S, REMOVE_TIMEOUT_S, readable
 from code_executor.sandbox.oci_bundle import RuntimeKind
 from code_executor.sandbox.oci_runtime import Runtime
@@ -75,8 +76,10 @@ class OciSandbox(RunsPlans):
         group: Group,
         name: str,
         on_gone: Callable[[OciSandbox, bool], None],
+        lead: Lead,
     ) -> None:
         super().__init__()
+        self._lead = lead
         self._flavour = flavour
         self._runtime = runtime
         self._group = group
@@ -128,6 +131,11 @@ class OciSandbox(RunsPlans):
 
     # ── what a run needs of it ──
 
+    async def run(self, plan: Plan) -> Outcome:
+        """See ``ports.Sandbox.run``; others are prepared afterwards."""
+        with self._lead.run():
+            return await super().run(plan)
+
     @property
     def _counters(self) -> RunCounters:
         return _Beside(self._group, self._own.memory_bytes)
@@ -164,6 +172,7 @@ class OciSandbox(RunsPlans):
                     await readable(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+        await self._lead.over()  # it is dead; its own answer goes first
         forgotten = self._bundle is None or await self._runtime.delete(self.name)
         empty = await until_empty(self._group, REMOVE_TIMEOUT_S)
         clean = await asyncio.to_thread(self._group.remove) and empty

@@ -208,8 +208,13 @@ async def probe(
     return sorted(rows, key=lambda row: int(row.id[1:]))
 
 
-async def language_status(backend: Backend, language: Language) -> LanguageStatus:
-    """Version and packages of a language, asked of its interpreter inside a sandbox."""
+async def language_status(
+    backend: Backend, language: Language, *, install: str = ""
+) -> LanguageStatus:
+    """Version and packages of a language, asked of its interpreter inside a sandbox.
+
+    ``install`` is what brings the language where that is not ``language.install``.
+    """
     found = LanguageStatus(
         id=language.id,
         name=language.name,
@@ -224,7 +229,7 @@ async def language_status(backend: Backend, language: Language) -> LanguageStatu
             raise SandboxUnavailable("it does not tell its version", step="version")
         packages = await _packages(backend, language)
     except SandboxUnavailable as error:
-        reason = f"not usable ({error.message}); where it is missing: {language.install}"
+        reason = f"not usable ({error.message}); where it is missing: {install or language.install}"
         return replace(found, reason=reason)
     return replace(found, available=True, version=version[0].decode(), packages=packages)
 

@@ -110,6 +110,13 @@ def test_this_go_has_tools_that_wait(index: Path) -> None:
 
 
 @needs_go
+def test_nothing_tells_where_they_were_made(index: Path) -> None:
+    """Programs can read them."""
+    for tool in (index / "ahead").iterdir():
+        assert b"ahead.work" not in tool.read_bytes(), tool.name
+
+
+@needs_go
 @pytest.mark.parametrize("code", [USUAL, UNUSUAL], ids=["common packages", "other packages"])
 def test_the_program_is_what_the_ordinary_tools_make(index: Path, work: Path, code: str) -> None:
     for_ahead = without(index, "build.sh", work.parent / "no-build")  # nowhere to fall back to

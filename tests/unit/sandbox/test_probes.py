@@ -238,3 +238,12 @@ async def test_an_interpreter_that_is_not_installed_is_named_with_what_installs_
     assert "exec" in status.reason
     assert "apt-get install golang-go" in status.reason
     assert backend.live == set()
+
+
+async def test_a_backend_says_what_brings_a_language_to_it() -> None:
+    backend = FakeBackend()
+    backend.prepare_failures.append(SandboxUnavailable("there is no image", step="image"))
+    status = await probes.language_status(backend, LANGUAGES["go"], install="make images")
+    assert status.reason is not None
+    assert status.reason.endswith(": make images")
+    assert "apt-get" not in status.reason
