@@ -66,6 +66,11 @@ def _concurrency() -> int:
     return max(4, 2 * (os.cpu_count() or 1))
 
 
+def _pool_mb() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(256, memory // 8 // 2**20)
+
+
 Seconds = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Positive = Annotated[int, Field(ge=1)]
@@ -90,6 +95,7 @@ _SHOWN = {
     },
     "host_sandbox_dir": "SANDBOX_WORKDIR",
     "max_concurrency": "twice the cores, at least 4",
+    "warm_pool_mb": "an eighth of the machine's memory, at least 256",
 }
 """Defaults that are computed, or are better said in words."""
 
@@ -164,10 +170,10 @@ class Settings(BaseSettings):
     """Runs that may wait; more are answered 503 queue_full."""
     warm_pool: Annotated[int, Field(ge=0, le=64)] = 2
     """Sandboxes kept prepared for each language."""
-    warm_pool_max: Positive = 64
+    warm_pool_max: Positive = 256
     """Prepared sandboxes of all languages together."""
-    warm_pool_mb: Positive = 512
-    """Memory of prepared sandboxes together; beyond the floor, none is prepared past it."""
+    warm_pool_mb: Positive = Field(default_factory=_pool_mb)
+    """Memory of prepared sandboxes together, in MiB; beyond the floor, none is prepared past it."""
     build_cache_mb: Annotated[int, Field(ge=0, le=4096)] = 64
     """Memory for compiled programs that are used again, in MiB; 0: none are."""
 
