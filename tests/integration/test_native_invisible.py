@@ -35,6 +35,8 @@ LOOKS = {
         console.log(Object.keys(require.cache), process.mainModule === module, process.exitCode);
         console.log(fs.readFileSync(0, 'utf8'), process.cwd(), process.umask());
         console.log(fs.readdirSync('/work'), fs.readdirSync('/tmp'), Object.keys(globalThis));
+        console.log(Object.keys(process), Object.keys(require('module')._pathCache));
+        console.log(process._getActiveHandles().length, process._getActiveRequests().length);
         console.log(process.listenerCount('exit'), process.stdin.readableFlowing);
         const script = 'env | sort; ls -l /proc/self/fd | wc -l';
         console.log(child.execSync(script, {encoding: 'utf8'}));

@@ -1,4 +1,5 @@
-"""Builds the native parts with the host's C compiler: the launcher with init, the zygote's library.
+"""Builds the native parts with the host's C compiler: the launcher with init, the zygote's library
+and Node.js's.
 
 ``python -m code_executor.sandbox.build`` is called by the set-up; :func:`binaries` gives the paths
 and says what to do when they are missing or older than their sources. The launcher is linked
@@ -48,6 +49,7 @@ ZYGOTE = (
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat=2")
 HARDENING = ("-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-strict-aliasing")
+SHARED = ("-shared", "-fPIC", "-Wl,-z,now")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, *HARDENING)
 
 
@@ -57,6 +59,7 @@ class Binaries:
 
     launcher: Path
     zygote: Path
+    node: Path
 
 
 def sources_digest() -> str:
@@ -80,7 +83,7 @@ def binaries() -> Binaries:
             "the sandbox's native parts are not built",
             fix=f"{sys.executable} -m code_executor.sandbox.build",
         )
-    return Binaries(BUILD / "launcher", BUILD / "zygote.so")
+    return Binaries(BUILD / "launcher", BUILD / "zygote.so", BUILD / "node.so")
 
 
 def _compile(compiler: str, target: Path, names: tuple[str, ...], *flags: str) -> None:
@@ -104,11 +107,12 @@ def build() -> Binaries:
     stamp = BUILD / "stamp"
     if not stamp.exists() or stamp.read_text() != sources_digest():
         _compile(compiler, BUILD / "launcher", LAUNCHER, "-static")
-        _compile(compiler, BUILD / "zygote.so", ZYGOTE, "-shared", "-fPIC", "-Wl,-z,now")
+        _compile(compiler, BUILD / "zygote.so", ZYGOTE, *SHARED)
+        _compile(compiler, BUILD / "node.so", ("node_end",), *SHARED, "-Wl,-z,nodelete")
         stamp.write_text(sources_digest())
     return binaries()
 
 
 if __name__ == "__main__":
     built = build()
-    sys.stdout.write(f"built {built.launcher.name} and {built.zygote.name}\n")
+    sys.stdout.write(f"built {built.launcher.name}, {built.zygote.name} and {built.node.name}\n")

@@ -25,7 +25,8 @@ AHEAD = ("node.js", "ruby.rb", "php.php")
 def ahead_files(built: Binaries) -> dict[str, Path]:
     """What started-ahead interpreters load, and init itself, by path in the container's root."""
     bootstraps = {f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD}
-    return {**bootstraps, **zygote_files(built.zygote, BOOTSTRAP), INIT[1:]: built.launcher}
+    native = {INIT[1:]: built.launcher, "opt/ahead/node.so": built.node}
+    return {**bootstraps, **zygote_files(built.zygote, BOOTSTRAP), **native}
 
 
 def init_command(

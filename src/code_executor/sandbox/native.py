@@ -149,6 +149,7 @@ class NativeBackend:
         texts = zygote_files(built.zygote, BOOTSTRAP) | {
             f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD
         }
+        texts["opt/ahead/node.so"] = built.node
         root = os.geteuid() == 0
         user = _user_name()
         return Instructions(

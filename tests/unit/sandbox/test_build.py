@@ -33,6 +33,7 @@ def test_the_sources_compile_without_a_warning_and_the_result_is_kept(place: Pat
     built = build.build()
     assert built.launcher.read_bytes()[:4] == b"\x7fELF"
     assert built.zygote.read_bytes()[:4] == b"\x7fELF"
+    assert built.node.read_bytes()[:4] == b"\x7fELF"
     before = built.launcher.stat().st_mtime_ns
     assert build.build() == built
     assert built.launcher.stat().st_mtime_ns == before

@@ -43,8 +43,9 @@ def test_nothing_is_started_ahead_for_a_go_program_that_is_built() -> None:
 
 
 def test_every_file_that_a_bootstrap_is_called_by_is_put_there() -> None:
-    found = ahead_files(Binaries(Path("launcher"), Path("zygote.so")))
+    found = ahead_files(Binaries(Path("launcher"), Path("zygote.so"), Path("node.so")))
     assert found["opt/ahead/init"] == Path("launcher")
+    assert found["opt/ahead/node.so"] == Path("node.so")
     called = {
         word[1:] for each in LANGUAGES.values() for word in each.ahead if "/opt/ahead" in word
     }

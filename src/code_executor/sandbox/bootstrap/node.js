@@ -6,25 +6,45 @@ const fs = require('fs');
 
 const GO = 3;
 
-// The first console.log of a program loads and compiles what a stream over a pipe needs: 4 ms. It is
-// done here, over a handle that is none, so that no descriptor is opened; Console and destroy() are
-// not used, because they would make process.stderr. The callbacks that wait for the next tick are
-// run, so that none is left to the program. Where a version of Node wants another handle, nothing
-// is gained and nothing lost.
-function warmUp() {
+// What is executed here once needs no compiling when the program comes. The first console.log loads
+// and compiles what a stream over a pipe needs: 4 ms. It is done over a handle that is none, so that
+// no descriptor is opened, and with colours decided, because asking would make process.stderr. The
+// callbacks that wait for the next tick are run, so that none is left to the program. /dev/null is
+// no stream and there is no such main file: both are refused, and nothing remembers them. Where a
+// version of Node wants something else, nothing is gained and nothing lost.
+function attempt(step) {
   try {
+    step();
+  } catch {
+    // as said
+  }
+}
+
+function warmUp() {
+  attempt(() => {
     const net = require('net');
-    const { formatWithOptions } = require('util');
+    const { Console } = require('console');
     require('tty');
     const done = () => 0;
     const handle = { getAsyncId: done, close() {}, writeUtf8String: done, writev: done };
     const stream = new net.Socket({ handle, readable: false, writable: true });
+    new Console({ stdout: stream, stderr: stream, colorMode: false }).log('%s %o', '', {});
     stream.on('error', done);
-    stream.write(`${formatWithOptions({}, '%s %o', '', {})}\n`, done);
     process._tickCallback();
-  } catch {
-    // as said
-  }
+  });
+  attempt(() => {
+    const { Socket } = require('net');
+    const fd = fs.openSync('/dev/null');
+    attempt(() => new Socket({ fd }));
+    fs.closeSync(fd);
+  });
+  attempt(() => require('module').runMain('/opt/ahead/none'));
+  apply(parse([Buffer.from(Buffer.from('0\0').subarray(0))]));
+  process.chdir(process.cwd());
+}
+
+function parse(pieces) {
+  return Buffer.concat(pieces).toString('utf8').split('\0').slice(0, -1);
 }
 
 function receive() {
@@ -38,7 +58,7 @@ function receive() {
   }
   fs.closeSync(GO);
   if (pieces.length === 0) process.exit(0);
-  return Buffer.concat(pieces).toString('utf8').split('\0').slice(0, -1);
+  return parse(pieces);
 }
 
 function apply([count, ...rest]) {
@@ -56,7 +76,9 @@ if (require('worker_threads').isMainThread) {
   // Stay invisible: no trace in the options that child processes inherit, nor among the modules.
   process.execArgv.length = 0;
   delete require.cache[__filename];
+  require('module')._pathCache = Object.create(null);
   warmUp();
+  attempt(() => process.dlopen({ exports: {} }, '/opt/ahead/node.so')); // init/node_end.c
   apply(receive());
   process.chdir('/work');
 }
