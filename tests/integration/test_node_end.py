@@ -82,5 +82,14 @@ def test_it_leaves_before_what_nobody_sees(early: str, goodbye: Path) -> None:
     assert ended("1", early, **preloaded)[1] == b""
 
 
+def test_it_forgets_of_the_start_what_the_file_holds(early: str) -> None:
+    """What a mapping has of its own stays: without relocated pointers nothing would run."""
+    show = (
+        "console.log(/RssFile:\\s*(\\d+)/.exec(require('fs').readFileSync('/proc/self/status'))[1])"
+    )
+    ordinary, less = (int(ended(show, *options)[1]) for options in ((), (early,)))
+    assert less < ordinary * 0.8
+
+
 def test_a_library_that_the_program_loads_sees_its_end(early: str, goodbye: Path) -> None:
     assert ended(f"process.dlopen({{ exports: {{}} }}, '{goodbye}')", early)[1] == b"bye"

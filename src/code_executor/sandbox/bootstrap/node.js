@@ -77,8 +77,8 @@ if (require('worker_threads').isMainThread) {
   process.execArgv.length = 0;
   delete require.cache[__filename];
   require('module')._pathCache = Object.create(null);
-  warmUp();
   attempt(() => process.dlopen({ exports: {} }, '/opt/ahead/node.so')); // init/node_end.c
+  warmUp();
   apply(receive());
   process.chdir('/work');
 }
