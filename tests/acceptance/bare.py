@@ -124,7 +124,12 @@ def _prefix() -> list[str]:
 
 
 def _before_exec() -> None:
-    """No core file in the program's directory; its streams are its own, as a shell's user's are."""
+    """No core file in the program's directory; its streams are its own, as a shell's user's are.
+
+    Nor does it matter what whoever started the tests has ignored (``nohup``).
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
         for stream in range(3):
