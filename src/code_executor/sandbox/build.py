@@ -43,6 +43,7 @@ ZYGOTE = (
     "hugepages",
     "zygote",
     "quiet",
+    "watchers",
     "arenas",
     "cpython",
 )

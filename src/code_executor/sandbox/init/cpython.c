@@ -30,6 +30,7 @@
 #include "arenas.h"
 #include "capi.h"
 #include "quiet.h"
+#include "watchers.h"
 #include "zygote.h"
 
 enum { FILE_INPUT = 257, PRINT_RAW = 1, EXIT_NOT_FLUSHED = 120 };
@@ -214,10 +215,12 @@ enum rest {
 /* Joins threads and calls atexit functions (Py_FinalizeEx() finds both done), and asks. */
 static enum rest rest_needed(void)
 {
-    if (streams_untouched() && quiet_end())
+    if (streams_untouched() && quiet_collections() && quiet_end())
         return flush_io() ? NOTHING : ALL;
     forget_file();
-    PyObject *answer = PyObject_CallFunctionObjArgs(python.end, NULL);
+    if (!quiet_collections())
+        return ALL;
+    PyObject *answer = call_unwatched(python.end);
     if (!answer) {
         PyErr_Clear();
         return ALL;
@@ -358,6 +361,7 @@ static PyObject *setup(PyObject *self, PyObject *arguments)
     if (python.thread)
         Py_IncRef(python.thread);
     Py_IncRef(arguments); /* and so all of them, for ever */
+    watchers_setup();
     quiet_setup(objects, callbacks, plain, reference);
     return Py_BuildValue("");
 }

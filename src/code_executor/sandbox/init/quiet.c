@@ -19,6 +19,8 @@ static struct {
     size_t plain_count;
     PyObject *reference; /* weakref.ref: not to be noticed when it has no callback */
     PyObject *finalizer; /* "__del__" */
+    PyObject *debug;     /* gc.get_debug */
+    PyObject *collected; /* gc.callbacks */
     int usable;
 } python;
 /* sys.modules when the zygote was warm, in its order: compared by address, since to count a
@@ -46,9 +48,14 @@ void quiet_setup(PyObject *objects, PyObject *callbacks, PyObject *plain, PyObje
     for (ssize_t i = 0; i < count && i < PLAIN_MAX; i++)
         if ((python.plain[python.plain_count] = PyTuple_GetItem(plain, i)) != reference)
             python.plain_count++;
+    PyObject *gc = PyDict_GetItemString(PyImport_GetModuleDict(), "gc");
+    python.debug = gc ? PyObject_GetAttrString(gc, "get_debug") : NULL;
+    python.collected = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL;
     python.finalizer = PyUnicode_InternFromString("__del__");
     /* A build whose objects begin otherwise (free threading, debugging) fails this. */
-    python.usable = python.finalizer && reference->type == &PyType_Type && PyType_Type.type == &PyType_Type;
+    python.usable = python.debug && python.collected && python.finalizer &&
+                    reference->type == &PyType_Type &&
+                    PyType_Type.type == &PyType_Type;
 }
 
 static void remember_threading(void)
@@ -97,7 +104,7 @@ int quiet_untouched(PyObject *objects)
 }
 
 /* One thread, none that ended unjoined, and nothing put where threads are waited for. */
-static int no_threads(void)
+int quiet_threads(void)
 {
     void *first = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
     if (PyThreadState_Next(first))
@@ -116,6 +123,15 @@ static int no_callbacks(void)
     if (count)
         Py_DecRef(count);
     return number == 0;
+}
+
+int quiet_collections(void)
+{
+    PyObject *flags = PyObject_CallFunctionObjArgs(python.debug, NULL);
+    int quiet = flags && PyLong_AsLong(flags) == 0 && PyList_Size(python.collected) == 0;
+    if (flags)
+        Py_DecRef(flags);
+    return quiet;
 }
 
 static int is_plain_type(const PyObject *type)
@@ -184,7 +200,7 @@ static int plain_objects(void)
 int quiet_end(void)
 {
     int quiet = python.usable && PySys_GetObject("stdout") == out &&
-                PySys_GetObject("stderr") == err && same_modules() && no_threads() &&
+                PySys_GetObject("stderr") == err && same_modules() && quiet_threads() &&
                 no_callbacks() && plain_objects();
     PyErr_Clear();
     return quiet;
