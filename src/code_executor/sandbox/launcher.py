@@ -246,6 +246,8 @@ class Launcher:
             reply = await self._ask(request.encode(network=network), fds)
         except BaseException:
             control.close()
+            if network != NO_NETWORK:
+                self.networks.append(network)  # nothing was sent: nobody has used it
             raise
         finally:
             inner.close()

@@ -155,6 +155,24 @@ async def test_a_network_to_use_again_goes_by_its_number(scripted: Scripted) -> 
     close(await asking)
 
 
+async def test_a_network_whose_request_was_never_sent_stays(scripted: Scripted) -> None:
+    waiting = [
+        asyncio.ensure_future(spawn(scripted.launcher)) for _ in range(launching.UNDER_WAY_MAX)
+    ]
+    await asyncio.sleep(0)
+    scripted.launcher.networks.append(7)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert list(scripted.launcher.networks) == [7]
+    for each in waiting:
+        await scripted.asked()
+        scripted.answer(pid=1, fds=1)
+        close(await each)
+
+
 async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: Scripted) -> None:
     before = descriptors()
     asking = asyncio.ensure_future(spawn(scripted.launcher))
