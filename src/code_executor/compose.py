@@ -23,7 +23,7 @@ from code_executor.config import BadSettings, Settings
 from code_executor.datadir import DataDirectory
 from code_executor.errors import HostUnfit
 from code_executor.files import ServiceConfig
-from code_executor.languages import Language, load, resolve
+from code_executor.languages import Language, Warm, load, resolve
 from code_executor.model import MIB, LanguageStatus, Outcome, Promise, RunRequest
 from code_executor.observe import Metrics, get_logger
 from code_executor.plan import choose_flavour, make_plan
@@ -46,6 +46,9 @@ _log = get_logger("compose")
 
 RUNTIMES = {"opt/python": "python", "opt/go": "go"}
 """Directories of the sandboxes' root, and what of ``RUNTIME_DIR`` is bound there."""
+
+FORKED_MAX = 32
+"""Most sandboxes of a flavour that wait where a zygote forks them."""
 
 
 @dataclass(slots=True)
@@ -332,11 +335,21 @@ def make_pool(
     *,
     on_level: Callable[[Mapping[str, int]], None],
 ) -> Pool:
-    """A pool of every flavour; their floors together are within ``WARM_POOL_MAX``."""
-    flavours = [flavour.name for language in languages for flavour in language.flavours]
+    """A pool of every flavour; their floors together are within ``WARM_POOL_MAX``.
+
+    What is forked needs no large stock: one made on demand costs a taker two milliseconds.
+    """
+    flavours = [flavour for language in languages for flavour in language.flavours]
     floor = min(settings.warm_pool, settings.warm_pool_max // max(1, len(flavours)))
     cap = settings.warm_pool_max if settings.warm_pool else 0
-    sizes = {name: Size(floor, cap) for name in flavours}
+    forks = settings.sandbox_backend == "native"
+    sizes = {
+        flavour.name: Size(
+            floor,
+            min(cap, max(floor, FORKED_MAX)) if forks and flavour.warm is Warm.ZYGOTE else cap,
+        )
+        for flavour in flavours
+    }
     return Pool(
         backend,
         sizes,

@@ -12,8 +12,10 @@ memories of what was asked make the target, the larger counts:
 the shelf has all it should. Its highest value is the stock with which all those takers would have
 found one. A taker who found none counts twice: had he not waited, he would have come again sooner.
 An interpreter that takes 35 ms of CPU to start so has a stock of some dozens after the first second
-of runs back to back, one that is forked hardly any. A stock is kept while something uses at least
-half of it, then for ``HOLD_TICKS`` more, then it shrinks by a quarter a tick.
+of runs back to back. Callers who saturate the machine let any stock grow to its cap; what is
+forked, and made on demand in little time, therefore has a small one (``compose.py``). A stock is
+kept while something uses at least half of it, then for ``HOLD_TICKS`` more, then it shrinks by a
+quarter a tick.
 
 What a preparation costs is the shortest that it has taken of late: one that yielded to runs says
 nothing of the cost. It decides who gives way when there is not room for all (``pool.py``).

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from code_executor.compose import (
+    FORKED_MAX,
     Report,
     build,
     examine,
@@ -148,6 +149,16 @@ def test_the_warm_pool_stays_within_its_number(
     sizes = {shelf.size.floor for shelf in pool._shelves.values()}
     assert sizes == {floor}
     assert {shelf.size.cap for shelf in pool._shelves.values()} == {cap}
+
+
+@pytest.mark.parametrize(("backend", "forked"), [("native", FORKED_MAX), ("runc", 256)])
+def test_what_is_forked_waits_in_smaller_numbers(tmp_path: Path, backend: str, forked: int) -> None:
+    given = settings(tmp_path, sandbox_backend=backend)
+    languages = make_languages(given)
+    pool = make_pool(given, FakeBackend(), languages, on_level=lambda _: None)
+    caps = {name: shelf.size.cap for name, shelf in pool._shelves.items()}
+    assert caps["python"] == caps["python-data"] == forked
+    assert caps["node"] == 256
 
 
 def test_what_this_version_cannot_serve_is_refused(tmp_path: Path) -> None:
