@@ -52,6 +52,12 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wformat
 HARDENING = ("-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-fno-strict-aliasing")
 SHARED = ("-shared", "-fPIC", "-Wl,-z,now")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, *HARDENING)
+PARTS = {
+    "launcher": (LAUNCHER, ("-static",)),
+    "zygote.so": (ZYGOTE, SHARED),
+    "node.so": (("node_end",), (*SHARED, "-Wl,-z,nodelete")),
+}
+"""What is built: from which sources, with which flags beside the common ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,8 @@ class Binaries:
 
 
 def sources_digest() -> str:
-    """SHA-256 over all C sources and the flags: what a build is valid for."""
-    digest = hashlib.sha256(" ".join(COMMON).encode())
+    """SHA-256 over all C sources and how they are built: what a build is valid for."""
+    digest = hashlib.sha256(repr((COMMON, PARTS)).encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in {".c", ".h"}:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -107,9 +113,8 @@ def build() -> Binaries:
     BUILD.mkdir(exist_ok=True)
     stamp = BUILD / "stamp"
     if not stamp.exists() or stamp.read_text() != sources_digest():
-        _compile(compiler, BUILD / "launcher", LAUNCHER, "-static")
-        _compile(compiler, BUILD / "zygote.so", ZYGOTE, *SHARED)
-        _compile(compiler, BUILD / "node.so", ("node_end",), *SHARED, "-Wl,-z,nodelete")
+        for name, (sources, flags) in PARTS.items():
+            _compile(compiler, BUILD / name, sources, *flags)
         stamp.write_text(sources_digest())
     return binaries()
 

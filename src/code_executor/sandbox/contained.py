@@ -14,19 +14,15 @@ from code_executor.languages import Flavour, Language, Warm
 from code_executor.plan import default_env
 from code_executor.sandbox.build import Binaries
 from code_executor.sandbox.launcher import environment
-from code_executor.sandbox.zygote import ZYGOTE_HOME, zygote_files
+from code_executor.sandbox.zygote import ZYGOTE_HOME, warm_files
 
 INIT = "/opt/ahead/init"
 FILTER = "/opt/ahead/filter"
-BOOTSTRAP = Path(__file__).parent / "bootstrap"
-AHEAD = ("node.js", "ruby.rb", "php.php")
 
 
 def ahead_files(built: Binaries) -> dict[str, Path]:
     """What started-ahead interpreters load, and init itself, by path in the container's root."""
-    bootstraps = {f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD}
-    native = {INIT[1:]: built.launcher, "opt/ahead/node.so": built.node}
-    return {**bootstraps, **zygote_files(built.zygote, BOOTSTRAP), **native}
+    return {INIT[1:]: built.launcher, **warm_files(built)}
 
 
 def init_command(

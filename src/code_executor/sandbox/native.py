@@ -49,15 +49,13 @@ from code_executor.sandbox.native_sandbox import NativeSandbox
 from code_executor.sandbox.root import root_operations
 from code_executor.sandbox.turns import Leaving, Readers
 from code_executor.sandbox.uids import UidPairs, subordinate
-from code_executor.sandbox.zygote import ZYGOTE_HOME, Zygote, zygote_files
+from code_executor.sandbox.zygote import ZYGOTE_HOME, Zygote, warm_files
 
 log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
 SPARE_OPEN_MAX = 32  # groups kept so with their files open
 OLDEST_KERNEL = (5, 12)
-BOOTSTRAP = Path(__file__).parent / "bootstrap"
-AHEAD = ("node.js", "ruby.rb", "php.php")
 HOST_RUN = Path("/run/code-executor")
 
 
@@ -146,14 +144,10 @@ class NativeBackend:
     def _instructions(self, staging: str) -> Instructions:
         built = binaries()
         present = {path: source for path, source in self._mounts.items() if source.is_dir()}
-        texts = zygote_files(built.zygote, BOOTSTRAP) | {
-            f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD
-        }
-        texts["opt/ahead/node.so"] = built.node
         root = os.geteuid() == 0
         user = _user_name()
         return Instructions(
-            operations=root_operations(present, texts),
+            operations=root_operations(present, warm_files(built)),
             staging=staging,
             launcher=str(built.launcher),
             subuids=None if root else subordinate(Path("/etc/subuid"), user, os.getuid()),

@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from code_executor.errors import SandboxUnavailable
+from code_executor.sandbox.build import Binaries
 from code_executor.sandbox.launcher import START_TIMEOUT_S, Launcher
 
 ZYGOTE_HOME = "opt/ahead/python"
+BOOTSTRAP = Path(__file__).parent / "bootstrap"
+AHEAD = ("node.js", "ruby.rb", "php.php")
 
 
 class Zygote:
@@ -106,10 +109,12 @@ class Zygote:
         os.close(self._log)
 
 
-def zygote_files(zygote_library: Path, bootstrap: Path) -> dict[str, Path]:
-    """What a zygote loads, by its path in the root."""
+def warm_files(built: Binaries) -> dict[str, Path]:
+    """What interpreters load that are warm before their job comes, by its path in the root."""
     return {
-        f"{ZYGOTE_HOME}/zygote.so": zygote_library,
-        f"{ZYGOTE_HOME}/sitecustomize.py": bootstrap / "zygote.py",
-        f"{ZYGOTE_HOME}/rehearsal.py": bootstrap / "rehearsal.py",
+        **{f"opt/ahead/{name}": BOOTSTRAP / name for name in AHEAD},
+        "opt/ahead/node.so": built.node,
+        f"{ZYGOTE_HOME}/zygote.so": built.zygote,
+        f"{ZYGOTE_HOME}/sitecustomize.py": BOOTSTRAP / "zygote.py",
+        f"{ZYGOTE_HOME}/rehearsal.py": BOOTSTRAP / "rehearsal.py",
     }

@@ -68,6 +68,17 @@ def test_a_build_of_other_sources_is_refused(place: Path, change: str) -> None:
         build.binaries()
 
 
+def test_a_build_from_another_list_of_sources_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "_build").mkdir()
+    (place / "_build" / "stamp").write_text(build.sources_digest())
+    build.binaries()
+    monkeypatch.setitem(build.PARTS, "node.so", (("node_end", "signals"), build.SHARED))
+    with pytest.raises(HostUnfit):
+        build.binaries()
+
+
 def test_a_host_without_a_compiler_says_what_to_install(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,10 +215,11 @@ enum rest {
 /* Joins threads and calls atexit functions (Py_FinalizeEx() finds both done), and asks. */
 static enum rest rest_needed(void)
 {
-    if (streams_untouched() && quiet_collections() && quiet_end())
+    int unwatched = quiet_collections();
+    if (unwatched && streams_untouched() && quiet_end())
         return flush_io() ? NOTHING : ALL;
     forget_file();
-    if (!quiet_collections())
+    if (!unwatched)
         return ALL;
     PyObject *answer = call_unwatched(python.end);
     if (!answer) {
