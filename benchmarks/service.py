@@ -54,7 +54,7 @@ def serving(place: Place, data: Path) -> Iterator[Server]:
     log_file = data.with_suffix(".log")
     with log_file.open("w") as log, subprocess.Popen(
         command, env=environment, cwd=place.scratch, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=log, text=True,
+        stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,  # as make up does
     ) as process:  # fmt: skip
         try:
             yield Server(process.pid, _address(process, log_file), data)

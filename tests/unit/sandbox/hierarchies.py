@@ -11,14 +11,21 @@ import pytest
 FILES: dict[str, dict[str, str]] = {
     "memory": {
         "cgroup.procs": "",
+        "tasks": "",
         "memory.limit_in_bytes": "",
         "memory.memsw.limit_in_bytes": "",
         "memory.max_usage_in_bytes": "4096\n",
         "memory.usage_in_bytes": "4096\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
     },
-    "pids": {"cgroup.procs": "", "pids.max": "", "pids.current": "0\n", "pids.events": "max 3\n"},
-    "cpuacct": {"cgroup.procs": "", "cpuacct.usage": "1234567\n"},
+    "pids": {
+        "cgroup.procs": "",
+        "tasks": "",
+        "pids.max": "",
+        "pids.current": "0\n",
+        "pids.events": "max 3\n",
+    },
+    "cpuacct": {"cgroup.procs": "", "tasks": "", "cpuacct.usage": "1234567\n"},
     "unified": {
         "cgroup.procs": "",
         "pids.max": "",
@@ -34,7 +41,7 @@ FILES: dict[str, dict[str, str]] = {
         "cgroup.kill": "",
         "cpu.idle": "0\n",
     },
-    "cpu": {"cgroup.procs": "", "cpu.idle": "0\n"},
+    "cpu": {"cgroup.procs": "", "tasks": "", "cpu.idle": "0\n"},
 }
 
 

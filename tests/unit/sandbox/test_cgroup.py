@@ -149,3 +149,30 @@ def test_what_a_runtime_left_of_a_tree_is_removed_when_it_is_empty(
     cgroup.remove_empty("tree")
     assert not (tmp_path / "freezer" / "tree").exists()
     assert (tmp_path / "other" / "tree").exists()
+
+
+# ── who comes first ──
+
+
+@pytest.mark.parametrize("leader", [True, False], ids=["leader", "of a shell"])
+def test_the_service_comes_before_its_runs_where_that_is_its_own_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, leader: bool
+) -> None:
+    session, leaf = tmp_path / "autogroup", tmp_path / "supervisor"
+    leaf.mkdir()
+    for file in (session, leaf / "cpu.weight"):
+        file.write_text("as it was")
+    monkeypatch.setattr(cgroup, "AUTOGROUP", session)
+    monkeypatch.setattr(os, "getsid", lambda _pid: os.getpid() if leader else 1)
+    cgroup._come_first([tmp_path, tmp_path])
+    assert session.read_text() == ("-10it was" if leader else "as it was")
+    assert (leaf / "cpu.weight").read_text() == "1000t was"
+
+
+def test_without_the_right_or_the_files_it_has_an_ordinary_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "AUTOGROUP", tmp_path / "autogroup")
+    monkeypatch.setattr(os, "getsid", lambda _pid: os.getpid())
+    cgroup._come_first([tmp_path])
+    assert list(tmp_path.iterdir()) == []

@@ -50,6 +50,10 @@ class Layout:
     def procs(self) -> list[Path]:
         return [top / "box" / "cgroup.procs" for top in dict.fromkeys(self._tops.values())]
 
+    def joined(self) -> list[Path]:
+        name = "tasks" if self.version == 1 else "cgroup.procs"
+        return [path.with_name(name) for path in self.procs()]
+
 
 @pytest.fixture
 def v1(tmp_path: Path) -> Layout:
@@ -261,13 +265,20 @@ def test_what_an_older_kernel_does_not_count_is_not_known(v2: Layout) -> None:
 # ── processes ──
 
 
-def test_cgroup_procs_is_open_once_for_each_hierarchy(layout: Layout) -> None:
+def test_where_it_is_joined_is_open_once_for_each_hierarchy(layout: Layout) -> None:
     fds = layout.group.procs()
     assert len(fds) == (3 if layout.version == 1 else 1)
     for fd in fds:
         os.write(fd, b"7")
     assert layout.group.procs() == fds
-    assert [path.read_text() for path in layout.procs()] == ["7"] * len(fds)
+    assert [path.read_text() for path in layout.joined()] == ["7"] * len(fds)
+
+
+def test_v1_is_joined_without_the_lock_that_stops_all_forks(v1: Layout) -> None:
+    v1.make()
+    names = {os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) for fd in v1.group.procs()}
+    assert names == {"tasks"}
+    assert v1.group.remove()
 
 
 def test_the_processes_in_it_are_those_of_every_hierarchy(layout: Layout) -> None:

@@ -5,10 +5,10 @@
  * over a SOCK_SEQPACKET socket: one request, one answer, in order.
  *
  *   'S'  enter the sandbox's network namespace (network.h), clone its PID 1 into fresh ones of all
- *        other kinds, write its id maps, move it into the run's cgroups, let it go. With the
- *        request come init's end of the control channel, then their cgroup.procs, then the command
- *        socket of the zygote that is to fork into it (init asks, and lets go of it); it names the
- *        network namespace to use again. The answer names the one taken and carries a pidfd. The
+ *        other kinds, write its id maps, let it go. With the request come init's end of the
+ *        control channel, then what init joins the run's cgroups with, then the command socket of
+ *        the zygote that is to fork into it (init asks, and lets go of it); it names the network
+ *        namespace to use again. The answer names the one taken and carries a pidfd. The
  *        service waits for what init says, not for it: after a refusal the control channel ends.
  *   'Z'  fork and exec a zygote, which sees the same root. The answer carries a pidfd.
  *
@@ -163,25 +163,15 @@ static int write_map(pid_t pid, const char *name, const struct sandbox *box)
     return write_file(path, map);
 }
 
-static int join_cgroups(pid_t pid, const struct request *r, const struct sandbox *box)
+/* What init joins its cgroups and asks the zygote with, moved to CHILD_FDS and after; the first
+ * descriptor behind it. */
+static unsigned keep_for_init(struct sandbox *box, const int *fds)
 {
-    char text[16];
-    int size = snprintf(text, sizeof text, "%d", pid);
-    for (size_t i = 0; i < box->proc_count; i++)
-        if (write(r->fds[FIRST_PROCS + i], text, (size_t)size) != size)
-            return -1;
-    return 0;
-}
-
-/* What init asks the zygote with, moved to CHILD_FDS and after; the first descriptor behind it. */
-static unsigned keep_for_zygote(struct sandbox *box, const int *fds)
-{
+    size_t count = box->proc_count + (size_t)(box->warm == WARM_ZYGOTE);
     int high[FDS_MAX], kept = CHILD_FDS;
-    if (box->warm != WARM_ZYGOTE)
-        return CHILD_FDS;
-    for (size_t i = 0; i <= box->proc_count; i++)
+    for (size_t i = 0; i < count; i++)
         high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 32);
-    for (size_t i = 0; i <= box->proc_count; i++, kept++) {
+    for (size_t i = 0; i < count; i++, kept++) {
         if (dup3(high[i], kept, O_CLOEXEC) < 0)
             _exit(1);
         *(i < box->proc_count ? &box->procs[i] : &box->zygote) = kept;
@@ -196,7 +186,7 @@ static _Noreturn void sandbox_child(int gate, const struct request *r, struct sa
     struct sigaction plain = {.sa_handler = SIG_DFL};
     if (sigaction(SIGCHLD, &plain, NULL) < 0 || dup3(0, 1, 0) < 0 || dup3(0, 2, 0) < 0 || dup3(r->fds[CONTROL], 3, O_CLOEXEC) < 0 ||
         dup3(gate, 4, O_CLOEXEC) < 0 ||
-        syscall(SYS_close_range, keep_for_zygote(box, r->fds + FIRST_PROCS), FD_LAST, 0) < 0)
+        syscall(SYS_close_range, keep_for_init(box, r->fds + FIRST_PROCS), FD_LAST, 0) < 0)
         _exit(1);
     if (read(4, &go, 1) != 1)
         _exit(1);
@@ -225,14 +215,12 @@ static pid_t clone_sandbox(uid_t maker, int *pidfd)
     return pid;
 }
 
-static const char *admit(pid_t pid, const struct request *r, const struct sandbox *box, int gate)
+static const char *admit(pid_t pid, const struct sandbox *box, int gate)
 {
     if (write_map(pid, "uid_map", box) < 0)
         return "uid map";
     if (write_map(pid, "gid_map", box) < 0)
         return "gid map";
-    if (join_cgroups(pid, r, box) < 0)
-        return "join cgroups";
     return write(gate, "", 1) == 1 ? NULL : "gate";
 }
 
@@ -254,7 +242,7 @@ static void launch(struct request *r, struct sandbox *box, const struct filter *
     close(gate[0]);
     if (a->pid > 0)
         a->fds[a->fd_count++] = pidfd;
-    const char *failed = a->pid < 0 ? "clone" : admit(a->pid, r, box, gate[1]);
+    const char *failed = a->pid < 0 ? "clone" : admit(a->pid, box, gate[1]);
     if (failed)
         refuse(a, failed);
     close(gate[1]); /* a child still waiting for the gate ends here */

@@ -27,6 +27,19 @@ static int own_session(const struct sandbox *sandbox)
     return setsid() < 0 && errno != EPERM ? -1 : 0; /* a runtime may have done it */
 }
 
+/* A process that puts itself in, by "0", which is alone in its group ("tasks" of cgroup v1), takes
+ * no lock. The lock for all else waits for each processor first: up to 30 ms on an idle host. */
+static int join_cgroups(const struct sandbox *sandbox)
+{
+    for (size_t i = 0; i < sandbox->proc_count; i++) {
+        if (write(sandbox->procs[i], "0", 1) != 1)
+            return -1;
+        if (sandbox->warm != WARM_ZYGOTE)
+            close(sandbox->procs[i]);
+    }
+    return 0;
+}
+
 static int become_root_inside(const struct sandbox *sandbox)
 {
     (void)sandbox;
@@ -48,7 +61,7 @@ static int hide_memory(const struct sandbox *sandbox)
     return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
-/* After the launcher moved us into the run's cgroup, so that it is this namespace's root. */
+/* After we joined the run's cgroup, so that it is this namespace's root. */
 static int cgroup_namespace(const struct sandbox *sandbox)
 {
     (void)sandbox;
@@ -174,6 +187,7 @@ struct step {
 };
 
 static const struct step STEPS[] = {
+    {"join cgroups", join_cgroups},
     {"root inside", become_root_inside},
     {"die with launcher", die_with_launcher},
     {"hide memory", hide_memory},

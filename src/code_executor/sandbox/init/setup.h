@@ -17,7 +17,7 @@ struct sandbox {
     char *source;                   /* created empty before that: some open it at their start */
     char **argv, **env;             /* of the interpreter to start ahead (WARM_EXEC) */
     int zygote;                     /* the command socket of the zygote (WARM_ZYGOTE) */
-    int procs[PROCS_MAX];           /* cgroup.procs of the run's cgroups, for the zygote's child */
+    int procs[PROCS_MAX];           /* where init, and a zygote's child, joins the run's cgroups */
     size_t proc_count;
 };
 

@@ -7,8 +7,8 @@
 #include "setup.h"
 
 /* A request to fork: the RLIMIT_NPROC (uint32_t), and with it as descriptors init's pidfd, the
- * program's standard streams, its go socket, the pipe on which init learns of its end, and the
- * cgroup.procs of the run's cgroups. */
+ * program's standard streams, its go socket, the pipe on which init learns of its end, and where
+ * the child joins the run's cgroups. */
 enum { ZYGOTE_FIXED_FDS = 6, ZYGOTE_FDS_MAX = ZYGOTE_FIXED_FDS + PROCS_MAX };
 
 /* What the interpreter wants to have called around a fork. */
