@@ -5,7 +5,7 @@
 set -eu
 while read -r _ point kind options _; do
     case "$kind,$options," in
-        cgroup2,* | cgroup,*,memory,* | cgroup,*,pids,* | cgroup,*,cpuacct,*)
+        cgroup2,* | cgroup,*,memory,* | cgroup,*,pids,* | cgroup,*,cpu,* | cgroup,*,cpuacct,*)
             mount -o remount,bind,rw,nosuid,nodev,noexec "$point"
             ;;
     esac

@@ -16,12 +16,15 @@ a sandbox takes of the latter is what the newest one of its flavour had taken wh
 Where that is not enough for all, a shelf that holds more than its part of the budget (all have the
 same) gives up sandboxes to those that have less, and to dearer ones that have more as well.
 
-:meth:`Pool.take` never fails because a shelf is empty. It claims what the keeper is just preparing,
-which then yields no more, or prepares one itself; twice if the first attempt fails. Whoever took a
-sandbox hands it to :meth:`Pool.retire`, which destroys it in the background, a bounded number at
-once. A sandbox is owned by exactly one of: the task that prepares it, a shelf, the taker, a
-destroying task; :meth:`close` waits for all of them. No preparation is ever cancelled, so that
-nothing is lost without a task for it.
+Who has to wait for his turn says so (:meth:`Pool.expected`): what he will take is prepared
+meanwhile, beside the keeper's, and yields to runs as that does.
+
+:meth:`Pool.take` never fails because a shelf is empty. It claims what is just being prepared for
+the shelf, which then yields no more, or prepares one itself; twice if the first attempt fails.
+Whoever took a sandbox hands it to :meth:`Pool.retire`, which destroys it in the background, a
+bounded number at once. A sandbox is owned by exactly one of: the task that prepares it, a shelf,
+the taker, a destroying task; :meth:`close` waits for all of them. No preparation is ever cancelled,
+so that nothing is lost without a task for it.
 
 The pool knows ``prepare`` and ``destroy`` and nothing else of a backend.
 """
@@ -31,7 +34,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from code_executor.errors import SandboxUnavailable
@@ -40,6 +44,9 @@ from code_executor.ports import Backend, Haste, Sandbox
 from code_executor.shelf import Making, Shelf, Size
 
 T = TypeVar("T")
+
+AHEAD_MAX = 4
+"""How many are prepared at once for those who wait for their turn, by flavour."""
 
 _log = get_logger("pool")
 
@@ -109,6 +116,22 @@ class Pool:
             shelf.out -= 1
             raise
 
+    @contextmanager
+    def expected(self, flavour: str) -> Iterator[None]:
+        """Meanwhile somebody waits for his turn to take one.
+
+        Raises:
+            KeyError: no such flavour.
+        """
+        shelf = self._shelves[flavour]
+        shelf.expected += 1
+        if self._may_prepare_ahead(shelf):
+            self._spawn(self._prepare_ahead(shelf))
+        try:
+            yield
+        finally:
+            shelf.expected -= 1
+
     def retire(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox that was taken, in the background."""
         self._shelves[sandbox.flavour].out -= 1
@@ -118,7 +141,7 @@ class Pool:
         """Destroy everything that waits, and return when nothing of it is left."""
         self._closed.set()
         for shelf, keeper in self._keepers:
-            if shelf.making is None:
+            if not any(making.by_keeper for making in shelf.making):
                 keeper.cancel()
         await asyncio.gather(*(keeper for _, keeper in self._keepers), return_exceptions=True)
         for shelf in self._shelves.values():
@@ -153,13 +176,13 @@ class Pool:
             self._served.set()
 
     def _claim(self, shelf: Shelf) -> asyncio.Task[Sandbox] | None:
-        """What the keeper is preparing, unless somebody else has claimed it."""
-        making = shelf.making
-        if making is None or making.claimed or making.task.done():
-            return None
-        making.claimed = True
-        making.haste.need()
-        return making.task
+        """What is being prepared for the shelf and nobody else has claimed, the oldest."""
+        for making in shelf.making:
+            if not making.claimed and not making.task.done():
+                making.claimed = True
+                making.haste.need()
+                return making.task
+        return None
 
     def _prepare(self, shelf: Shelf, haste: Haste) -> asyncio.Task[Sandbox]:
         """Prepare one, to the end."""
@@ -217,16 +240,42 @@ class Pool:
     async def _fill(self, shelf: Shelf) -> None:
         while not self._closed.is_set() and self._wants_more(shelf):
             await self._give_way(shelf)
-            haste = Haste(needed=False)
-            making = shelf.making = Making(self._prepare(shelf, haste), haste)
-            try:
-                prepared = await making.task
-            finally:
-                shelf.making = None
-            if not making.claimed:
-                shelf.put(prepared)
-                self._on_level({shelf.flavour: len(shelf.ready)})
+            await self._add(shelf, by_keeper=True)
         shelf.full()
+
+    async def _add(self, shelf: Shelf, *, by_keeper: bool) -> None:
+        """Prepare one for the shelf, or for whoever claims it meanwhile."""
+        haste = Haste(needed=False)
+        making = Making(self._prepare(shelf, haste), haste, by_keeper)
+        shelf.making.append(making)
+        try:
+            prepared = await making.task
+        finally:
+            shelf.making.remove(making)
+        if making.claimed:
+            return
+        if self._closed.is_set() and not by_keeper:  # the shelf may have been cleared by now
+            self._destroy_later(prepared)
+            return
+        shelf.put(prepared)
+        self._on_level({shelf.flavour: len(shelf.ready)})
+
+    def _may_prepare_ahead(self, shelf: Shelf) -> bool:
+        ahead = sum(not making.by_keeper for making in shelf.making)
+        return (
+            ahead < AHEAD_MAX
+            and shelf.lacks()
+            and not self._closed.is_set()
+            and self._has_room(shelf)
+        )
+
+    async def _prepare_ahead(self, shelf: Shelf) -> None:
+        """For those who wait for their turn; what fails is tried again by whoever takes."""
+        try:
+            while self._may_prepare_ahead(shelf):
+                await self._add(shelf, by_keeper=False)
+        except Exception as exc:
+            _log.warning("prepare_ahead_failed", flavour=shelf.flavour, error=str(exc))
 
     async def _give_way(self, shelf: Shelf) -> None:
         """Until nobody waits for a sandbox, but for those of dearer flavours."""

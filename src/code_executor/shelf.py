@@ -60,6 +60,7 @@ class Making:
 
     task: asyncio.Task[Sandbox]
     haste: Haste
+    by_keeper: bool
     claimed: bool = False
 
 
@@ -71,9 +72,10 @@ class Shelf:
     size: Size
     ready: deque[Sandbox] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    making: Making | None = None
+    making: list[Making] = field(default_factory=list)
     out: int = 0
     awaited: int = 0  # takers who wait for one
+    expected: int = 0  # takers whose turn it is not yet
     bytes_each: int = 0
     cost_s: float = 0.0
     demand: float = 0.0
@@ -85,8 +87,15 @@ class Shelf:
 
     def held(self) -> int:
         """Its part of the budget: what it has or will have, at least its floor."""
-        coming = self.making is not None and not self.making.claimed
-        return max(len(self.ready) + coming, self.size.floor)
+        return max(self.coming(), self.size.floor)
+
+    def coming(self) -> int:
+        """How many are ready, or being prepared for whoever comes."""
+        return len(self.ready) + sum(not each.claimed for each in self.making)
+
+    def lacks(self) -> bool:
+        """Whether more takers are expected than will find one."""
+        return self.coming() < min(self.expected, self.size.cap)
 
     def held_bytes(self) -> int:
         """Its part of the budget of memory."""

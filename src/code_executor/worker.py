@@ -7,7 +7,8 @@ is full waits in the queue of his tenant; a place that becomes free goes to the 
 turn, so that a tenant with a thousand waiting runs delays another's first by one run and no
 more. The queues together hold ``queue_limit``; when they are full, a newcomer is refused unless
 some other tenant waits with at least two more than he: then the newest of the longest queue is
-refused in his stead. A refused execution has started nothing.
+refused in his stead. A refused execution has started nothing. For who waits the pool prepares a
+sandbox meanwhile, so that a place is held for the run and not for the preparation as well.
 
 :class:`Worker` is the pipeline of one execution. The sandbox goes back to the pool to be
 destroyed whatever happened, and the answer does not wait for that. If a sandbox turns out to be
@@ -20,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 
 from code_executor.builds import Builds
@@ -47,19 +48,21 @@ class Turns:
         self.waiting = 0
 
     @asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncIterator[None]:
-        """Hold one place; waits for it.
+    async def turn(
+        self, tenant: str, waiting: AbstractContextManager[object] | None = None
+    ) -> AsyncIterator[None]:
+        """Hold one place; waits for it, in the context ``waiting``.
 
         Raises:
             QueueFull: too many wait already.
         """
-        await self._acquire(tenant)
+        await self._acquire(tenant, waiting or nullcontext())
         try:
             yield
         finally:
             self._release()
 
-    async def _acquire(self, tenant: str) -> None:
+    async def _acquire(self, tenant: str, waiting: AbstractContextManager[object]) -> None:
         if self.held < self._capacity:
             self.held += 1
             return
@@ -69,7 +72,8 @@ class Turns:
         self._queues.setdefault(tenant, deque()).append(place)
         self.waiting += 1
         try:
-            await place
+            with waiting:
+                await place
         except asyncio.CancelledError:
             self._leave(tenant, place)
             raise
@@ -153,7 +157,7 @@ class Worker:
             SandboxUnavailable: the machinery failed.
         """
         arrived = self._clock.monotonic()
-        async with self.turns.turn(tenant):
+        async with self.turns.turn(tenant, self._pool.expected(plan.flavour)):
             return await self._compiled_once(plan, tenant, self._since(arrived))
 
     async def _compiled_once(self, plan: Plan, tenant: str, queue_ms: int) -> Outcome:

@@ -265,6 +265,13 @@ def test_no_control_group_but_its_own_can_be_written(service: Service) -> None:
     assert service.inside("python3", "-c", attempt, *paths) == ""
 
 
+def test_what_is_prepared_ahead_can_yield_to_runs(service: Service) -> None:
+    """Version 1 has a hierarchy of its own for that, version 2 one for all."""
+    if service.profile == "native":
+        made = "ls -d /sys/fs/cgroup/cpu/code-executor-* /sys/fs/cgroup/code-executor-*"
+        assert "code-executor-" in service.inside("sh", "-c", f"{made} 2>/dev/null || true")
+
+
 def test_the_door_is_held_and_lets_nothing_else_through(service: Service) -> None:
     if service.profile == "native":
         assert len(set(service.engine.containers()) - service.others) == 1

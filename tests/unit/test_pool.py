@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
 from code_executor.errors import SandboxUnavailable
-from code_executor.pool import Pool
+from code_executor.pool import AHEAD_MAX, Pool
 from code_executor.ports import Haste
 from code_executor.sandbox.fake import FakeBackend, FakeSandbox
 from code_executor.shelf import Size
@@ -289,6 +289,63 @@ async def test_a_taker_claims_what_is_being_prepared_and_it_hurries() -> None:
         assert await second is not sandbox
         backend.open()  # and the keeper's next one, for the shelf
         await until(lambda: pool.levels() == {"python": 1})
+
+
+async def test_who_is_expected_finds_one_prepared_that_yields_until_he_comes() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(0, 2)}) as pool:
+        with pool.expected("python"):
+            await until(lambda: bool(backend.hastes))
+            assert [haste.needed for haste in backend.hastes] == [False]
+            taker = asyncio.create_task(pool.take("python"))
+            await until(lambda: backend.hastes[0].needed)  # claimed: no other is begun
+            assert len(backend.gates) == 1
+            backend.open()
+            pool.retire(await taker)
+
+
+async def test_no_more_are_prepared_than_are_expected_or_kept_or_at_once() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(0, 6), "go": Size(0, 0)}) as pool:
+        with ExitStack() as waiting:
+            for expected in range(1, 9):
+                waiting.enter_context(pool.expected("go"))  # of which none is ever kept
+                waiting.enter_context(pool.expected("python"))
+                await asyncio.sleep(0.005)
+                assert len(backend.gates) == min(expected, AHEAD_MAX)
+            backend.open()
+            await until(lambda: pool.levels() == {"python": 6, "go": 0})
+            await asyncio.sleep(0.01)
+            assert len(backend.gates) == 6
+
+
+async def test_what_is_prepared_for_somebody_expected_may_fail() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(0, 2)}) as pool:
+        with pool.expected("python"):
+            await until(lambda: len(backend.gates) == 1)
+            backend.failing = True
+            backend.gates[0].set()
+            await asyncio.sleep(0.005)
+            backend.failing = False
+            backend.open()
+            pool.retire(await pool.take("python"))
+
+
+async def test_what_is_prepared_for_somebody_expected_is_destroyed_when_the_pool_closes() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(0, 2)}) as pool:
+        with pool.expected("python"):
+            await until(lambda: len(backend.gates) == 1)
+            closing = asyncio.create_task(pool.close())
+            await asyncio.sleep(0.005)
+            assert not closing.done()
+            backend.open()
+            await closing
+        assert not backend.live
+        with pool.expected("python"):
+            await asyncio.sleep(0.005)
+        assert not backend.live
 
 
 async def test_a_taker_of_a_claimed_one_that_fails_prepares_his_own() -> None:

@@ -146,6 +146,20 @@ async def test_no_more_run_at_once_than_allowed(pool: Pool, backend: FakeBackend
     assert (some.turns.held, some.turns.waiting) == (0, 0)
 
 
+async def test_the_sandbox_of_who_waits_for_his_turn_is_prepared_meanwhile(
+    backend: FakeBackend,
+) -> None:
+    pool = Pool(backend, {"python": Size(0, 4)})
+    backend.run_s = 0.05
+    one = worker(pool, concurrency=1)
+    tasks = [asyncio.create_task(one.execute(PLAN, tenant="a")) for _ in range(2)]
+    await asyncio.sleep(0.02)
+    assert (one.turns.waiting, pool.levels()) == (1, {"python": 1})
+    await asyncio.gather(*tasks)
+    assert pool.levels() == {"python": 0}
+    await asyncio.wait_for(pool.close(), 5)
+
+
 async def test_a_full_queue_refuses_and_starts_nothing(pool: Pool, backend: FakeBackend) -> None:
     backend.run_s = 0.02
     full = worker(pool, concurrency=1, queue=1)
