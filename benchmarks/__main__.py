@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from subprocess import SubprocessError
 
+from benchmarks.backends import BACKENDS
 from benchmarks.bench import FULL, QUICK, Bench, Scale, say
 from benchmarks.clients import BadAnswer
 from benchmarks.machine import describe
@@ -22,6 +23,7 @@ from benchmarks.service import serving
 from benchmarks.targets import judge
 
 PHASES = ("latency", "throughput", "memory", "stored")
+NONE = "none"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +46,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test: under a minute")
     parser.add_argument(
-        "--only", type=_phases, default=PHASES, metavar="PHASE,…", help=f"of {', '.join(PHASES)}"
+        "--only",
+        type=_phases,
+        default=PHASES,
+        metavar="PHASE,…",
+        help=f"of {', '.join(PHASES)}; or {NONE}",
+    )
+    parser.add_argument(
+        "--backends",
+        type=_backends,
+        default=(),
+        metavar="BACKEND,…",
+        help=f"also what a sandbox prepared ahead saves, with each of {', '.join(BACKENDS)}",
     )
     parser.add_argument("--docker", action="store_true", help="also docker run")
     parser.add_argument("--soak", type=int, default=0, metavar="RUNS", help="also so many runs")
@@ -53,9 +66,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _phases(text: str) -> Sequence[str]:
+    return () if text == NONE else _chosen(text, PHASES)
+
+
+def _backends(text: str) -> Sequence[str]:
+    return _chosen(text, BACKENDS)
+
+
+def _chosen(text: str, known: Sequence[str]) -> Sequence[str]:
     chosen = text.split(",")
-    if not set(chosen) <= set(PHASES):
-        raise argparse.ArgumentTypeError(f"not one of {', '.join(PHASES)}: {text}")
+    if not set(chosen) <= set(known):
+        raise argparse.ArgumentTypeError(f"not one of {', '.join(known)}: {text}")
     return chosen
 
 
@@ -69,6 +90,8 @@ def _measure(options: argparse.Namespace, *, full: bool) -> tuple[Results, bytes
         bench = Bench(place, server, scale, results)
         bench.open(stack, with_docker=options.docker)
         _phase_by_phase(bench, options.only, options.soak)
+        for backend in options.backends:
+            bench.head_starts(backend)
         results.targets = judge(results)
         chart = bench.chart() if results.throughput else None
         results.seconds = round(time.monotonic() - started, 1)

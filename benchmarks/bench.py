@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import docker, latency, memory, soak, stored, throughput
+from benchmarks import backends, docker, latency, memory, soak, stored, throughput
+from benchmarks.backends import Pace
 from benchmarks.clients import Connection, follow, request_bytes
 from benchmarks.latency import Slots
 from benchmarks.place import Place, Skipped
@@ -35,6 +36,7 @@ class Scale:
     half: Span
     stored_runs: int
     stored_samples: int
+    pace: Pace
 
 
 FULL = Scale(
@@ -43,6 +45,7 @@ FULL = Scale(
     half=Span(rounds=3, seconds=6.0),
     stored_runs=10_000,
     stored_samples=200,
+    pace=Pace(rounds=15, pause_s=0.7),
 )
 QUICK = Scale(
     slots=Slots(rounds=1, seconds=0.0, least=1, most=1),
@@ -50,6 +53,7 @@ QUICK = Scale(
     half=Span(rounds=1, seconds=0.5),
     stored_runs=500,
     stored_samples=10,
+    pace=Pace(rounds=1, pause_s=0.0),
 )
 
 
@@ -107,6 +111,13 @@ class Bench:
             self.place, HELLO,
             runs=self.scale.stored_runs, samples=self.scale.stored_samples, say=say,
         )  # fmt: skip
+
+    def head_starts(self, backend: str) -> None:
+        def run() -> None:
+            rows = backends.measure(backend, self.place, self.scale.pace, say)
+            self.results.head_starts += rows
+
+        self._try(backend, run)
 
     def soak(self, runs: int) -> None:
         def run() -> None:

@@ -111,6 +111,19 @@ class StoredCost:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadStart:
+    """One program with one backend, with a sandbox that waits and with one made for the request."""
+
+    backend: str
+    program: str
+    runs: int
+    warm_ms: float
+    cold_ms: float
+    ratio: float
+    """The median over rounds of cold to warm."""
+
+
+@dataclass(frozen=True, slots=True)
 class SoakStep:
     """The service after so many runs."""
 
@@ -147,6 +160,7 @@ class Results:
     service_memory: list[ServiceMemory] = field(default_factory=list)
     stored: list[StoredCost] = field(default_factory=list)
     soak: list[SoakStep] = field(default_factory=list)
+    head_starts: list[HeadStart] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     targets: list[Verdict] = field(default_factory=list)
 

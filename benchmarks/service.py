@@ -38,8 +38,9 @@ class Server:
 
 
 @contextmanager
-def serving(place: Place, data: Path) -> Iterator[Server]:
-    """Start one on a free port, with the defaults but for the rate of its key; stop it after.
+def serving(place: Place, data: Path, **settings: str) -> Iterator[Server]:
+    """Start one on a free port, with the defaults but for ``settings`` and the rate of its key;
+    stop it after.
 
     Raises:
         RuntimeError: it did not start; with the end of its log.
@@ -49,6 +50,8 @@ def serving(place: Place, data: Path) -> Iterator[Server]:
         "DATA_DIR": str(data),
         "RUNTIME_DIR": str(place.runtime),
         "API_KEYS": f"{TOKEN}:bench:1000000:1000000",
+        **{name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ},
+        **settings,
     }
     command = [str(Path(sys.executable).with_name("code-executor")), "serve", "--port", "0"]
     log_file = data.with_suffix(".log")

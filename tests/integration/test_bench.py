@@ -47,6 +47,24 @@ def test_a_quick_go_measures_everything(tmp_path: Path) -> None:
     assert socket.gethostname() not in report + json.dumps(found)
 
 
+@pytest.mark.sandbox
+def test_what_a_prepared_sandbox_saves_is_measured_by_backend(tmp_path: Path) -> None:
+    backends = ["--backends", "native,docker"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+        assert main(["--quick", "--only", "none", *backends, "--output", str(tmp_path)]) == 0
+    found: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
+    rows = {row["program"]: row for row in found["head_starts"]}
+    assert {"python", "node", "ruby", "php", "go", "go-again"} == set(rows)
+    assert {row["backend"] for row in rows.values()} == {"native"}
+    assert all(row["runs"] == 1 and row["warm_ms"] > 0 for row in rows.values())
+    assert rows["node"]["ratio"] > 1
+    assert "docker" in found["skipped"]
+    assert "| native | Node.js hello | 1 |" in (tmp_path / "RESULTS.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["--backends", "podman"])
+
+
 def test_a_closed_loop_keeps_every_client_busy() -> None:
     with stub(delay=0.02) as (address, _):
         load = closed_loop(address, REQUEST, 4, 0.3)
