@@ -59,7 +59,7 @@ def make_plan(request: RunRequest, language: Language, *, inputs: Sequence[bytes
     return Plan(
         language=language.id,
         flavour=flavour.name,
-        warm=_can_be_warm(flavour, language, env, request.sources),
+        warm=_can_be_warm(flavour, language, request),
         steps=_steps(language),
         args=request.args,
         env=tuple(env.items()),
@@ -77,14 +77,19 @@ def default_env(language: Language) -> dict[str, str]:
     return BASE_ENV | dict(language.env)
 
 
-def make_env(wanted: Iterable[tuple[str, str]], language: Language) -> dict[str, str]:
+def make_env(wanted: Sequence[tuple[str, str]], language: Language) -> dict[str, str]:
     """The default environment with the caller's variables, those that are not allowed left out."""
-    dropped = _matcher(DROPPED_ENV + language.dropped_env)
-    return default_env(language) | {k: v for k, v in wanted if not dropped.match(k)}
+    env = default_env(language)
+    if wanted:
+        dropped = _matcher(DROPPED_ENV + language.dropped_env)
+        env |= {name: value for name, value in wanted if not dropped.match(name)}
+    return env
 
 
 def choose_flavour(code: str, language: Language) -> Flavour:
     """The last flavour that has a module which the code imports; the first one when none has."""
+    if "import" not in code:
+        return language.flavours[0]
     special = [flavour for flavour in language.flavours[1:] if _mentions(code, flavour.imports)]
     if not special:
         return language.flavours[0]
@@ -121,16 +126,17 @@ def _mentions(code: str, names: Iterable[str]) -> bool:
     return any(name in code for name in names)
 
 
-def _can_be_warm(
-    flavour: Flavour, language: Language, env: dict[str, str], sources: Sequence[SourceFile]
-) -> bool:
+def _can_be_warm(flavour: Flavour, language: Language, request: RunRequest) -> bool:
     """Whether an interpreter started without this run's environment and files may serve it."""
-    if flavour.warm is Warm.NONE:
+    if flavour.warm is Warm.NONE or any(_shadows(s.path, flavour) for s in request.sources):
         return False
-    default = default_env(language)
-    cold = _matcher(language.cold_env)
-    late = any(default.get(name) != value and cold.match(name) for name, value in env.items())
-    return not late and not any(_shadows(source.path, flavour) for source in sources)
+    return not (request.env and _is_late(make_env(request.env, language), language))
+
+
+def _is_late(env: dict[str, str], language: Language) -> bool:
+    """Whether it has a variable that an interpreter reads when it starts, and only then."""
+    default, cold = default_env(language), _matcher(language.cold_env)
+    return any(default.get(name) != value and cold.match(name) for name, value in env.items())
 
 
 def _shadows(path: str, flavour: Flavour) -> bool:

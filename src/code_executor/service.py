@@ -302,7 +302,6 @@ class Service:
 
     async def _carry_out(self, run: Run, plan: Plan, claim: tuple[str, str] | None) -> Run:
         """Execute, store, commit. A run that the machinery fails is on record too."""
-        run = lifecycle.advance(run, RunStatus.RUNNING, now=self._clock.now())
         try:
             outcome = await self._execute(run.tenant, plan)
         except SandboxUnavailable as exc:
@@ -369,15 +368,19 @@ class Service:
         return language
 
     def _new_run(self, tenant: str, request: RunRequest, language: Language) -> Run:
+        """A run that its caller waits for: it is under way from the beginning."""
+        now = self._clock.now()
         return Run(
             id=self._make_id("run"),
             tenant=tenant,
             language=language.id,
-            status=RunStatus.QUEUED,
+            status=RunStatus.RUNNING,
             code_sha256=hashlib.sha256(request.code.encode()).hexdigest(),
             limits=request.limits,
-            created_at=self._clock.now(),
+            created_at=now,
             metadata=request.metadata,
+            attempts=1,
+            started_at=now,
         )
 
     @contextmanager
