@@ -33,9 +33,9 @@ def command(*options: str) -> list[str]:
 
 
 @contextmanager
-def service(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def service(data: Path, *before: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with (data.parent / "log").open("a") as log, subprocess.Popen(
-        command(), env=environment(data), stdout=subprocess.PIPE, stderr=log, text=True
+        [*before, *command()], env=environment(data), stdout=subprocess.PIPE, stderr=log, text=True
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
@@ -73,6 +73,20 @@ def test_it_answers_and_ends_when_asked(tmp_path: Path) -> None:
         "draining",
         "stopped",
     ]
+
+
+def test_too_few_open_files_for_a_full_pool_are_told_of(tmp_path: Path) -> None:
+    with service(tmp_path / "data", "prlimit", "--nofile=512:1024") as (process, url):
+        assert call(f"{url}/v1/health")
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert re.search(r"Max open files +1024 +1024 ", limits)
+    told = json.loads((tmp_path / "log").read_text().splitlines()[0])
+    assert (told["event"], told["allowed"], told["wanted"]) == (
+        "few open files allowed",
+        1024,
+        3060,
+    )
+    assert "LimitNOFILE=3060" in told["fix"]
 
 
 def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:

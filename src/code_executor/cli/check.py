@@ -74,7 +74,18 @@ def _print(report: Report) -> None:
     for promise_id, title, failure in report.conformance:
         mark = "[green]✓[/]" if failure is None else f"[red]✗[/] {_plain(failure)}:"
         console.print(f"{promise_id} {mark} {_plain(title)}", highlight=False)
-    console.print("[green]All is well.[/]" if report.ok else "[red]Something is missing.[/]")
+    console.print(_verdict(report), highlight=False)
+
+
+def _verdict(report: Report) -> str:
+    """The last line; what is lacking is named even where the service can do without."""
+    if not report.ok:
+        return "[red]Something is missing.[/]"
+    lacking = [f"{each.id} is not available" for each in report.languages if not each.available]
+    lacking += [f"{each.id} is waived" for each in report.promises if not each.kept]
+    if lacking:
+        return f"[yellow]Programs can be run, but {', '.join(lacking)}.[/]"
+    return "[green]All is well.[/]"
 
 
 def _promise_table(promises: Sequence[Promise]) -> Table:

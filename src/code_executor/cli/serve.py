@@ -31,6 +31,8 @@ from code_executor.observe import configure_logging, get_logger
 
 BACKLOG = 2048
 MAX_DESCRIPTORS = 65_536
+SERVICE_DESCRIPTORS = 500
+SANDBOX_DESCRIPTORS = 10  # its channel, its first process, the files of its control group
 ANSWERS_GRACE_S = 5
 """For the answers that are being written when the last run has ended."""
 
@@ -68,11 +70,16 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level)
     for name in settings.unheeded():
         _log.warning("setting not honoured by this backend", setting=name)
+    descriptors = raise_descriptor_limit()
+    wanted = SERVICE_DESCRIPTORS + SANDBOX_DESCRIPTORS * settings.warm_pool_max
+    if descriptors < wanted:
+        fix = f"ulimit -n {wanted}, LimitNOFILE={wanted}, or a smaller WARM_POOL_MAX"
+        _log.warning("few open files allowed", allowed=descriptors, wanted=wanted, fix=fix)
     with bind(settings.host, settings.port) as bound:
         port = int(bound.getsockname()[1])
         settings = settings.model_copy(update={"port": port})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, bound))
+            runner.run(_serve(settings, bound, min(MAX_CONNECTIONS, descriptors // 2)))
 
 
 def raise_descriptor_limit() -> int:
@@ -105,7 +112,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-async def _serve(settings: Settings, bound: socket.socket) -> None:
+async def _serve(settings: Settings, bound: socket.socket, max_connections: int) -> None:
     application = build(settings)
     stopping = _signals()
     starting = asyncio.create_task(application.start())
@@ -116,7 +123,7 @@ async def _serve(settings: Settings, bound: socket.socket) -> None:
             starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
-            await _listen(application, settings, bound, stopping)
+            await _listen(application, settings, bound, stopping, max_connections)
     finally:
         interrupted.cancel()
         await application.close()
@@ -132,7 +139,11 @@ def _signals() -> asyncio.Event:
 
 
 async def _listen(
-    application: Application, settings: Settings, bound: socket.socket, stopping: asyncio.Event
+    application: Application,
+    settings: Settings,
+    bound: socket.socket,
+    stopping: asyncio.Event,
+    max_connections: int,
 ) -> None:
     server = Server(
         uvicorn_config(
@@ -142,7 +153,7 @@ async def _listen(
             shutdown_grace_s=ANSWERS_GRACE_S,
             header_timeout_s=settings.header_timeout_s,
             write_timeout_s=settings.write_timeout_s,
-            max_connections=min(MAX_CONNECTIONS, raise_descriptor_limit() // 2),
+            max_connections=max_connections,
         )
     )
     gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def test_a_broken_promise_is_shown_with_its_fix(
     assert "[is]" in said
     assert "P4: fix: mount -t cgroup2" in said
     assert "broken" in said
+
+
+def test_what_the_service_can_do_without_is_named_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    languages = [
+        LanguageStatus("go", "Go", "main.go", False, reason="apt-get install golang-go"),
+        LanguageStatus("php", "PHP", "main.php", True),
+    ]
+    found(monkeypatch, Report([replace(BROKEN, waived=True)], languages))
+    assert check(SETTINGS, full=False, as_json=False) is True
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Programs can be run, but go is not available, P4 is waived." in said
+    assert "All is well" not in said
 
 
 def test_a_host_that_cannot_start_says_what_to_do(
