@@ -81,7 +81,7 @@ def test_the_default_environment_is_complete(language: str) -> None:
 @given(language=st.sampled_from(IDS), wanted=st.dictionaries(names, texts, max_size=5))
 def test_what_the_caller_sets_is_set_unless_dropped(language: str, wanted: dict[str, str]) -> None:
     made = LANGUAGES[language]
-    env = make_env(wanted.items(), made)
+    env = make_env(tuple(wanted.items()), made)
     assert env.keys() <= default_env(made).keys() | wanted.keys()
     assert default_env(made).keys() <= env.keys()
     for name in wanted.keys() & env.keys():
