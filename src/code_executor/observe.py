@@ -31,6 +31,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import PydanticSerializationError, to_json
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 MAX_VALUE_CHARS = 2_000
@@ -51,7 +52,23 @@ _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger that adds ``component=name`` to its lines."""
-    return cast(FilteringBoundLogger, structlog.get_logger(component=name))
+    return cast(FilteringBoundLogger, _Component(name))
+
+
+class _Component:
+    """structlog's logger, bound once for a configuration: for each line it takes half the time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._configured: list[Processor] | None = None  # a list of its own each time
+        self._bound: object = None
+
+    def __getattr__(self, method: str) -> object:
+        configured: list[Processor] = structlog.get_config()["processors"]
+        if self._configured is not configured:
+            self._bound = structlog.get_logger(component=self._name).bind()
+            self._configured = configured
+        return getattr(self._bound, method)
 
 
 def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
@@ -147,7 +164,11 @@ _JSON = json.JSONEncoder(ensure_ascii=True, default=_cut_repr)
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """The line."""
-    return _JSON.encode(event)
+    try:
+        line = to_json(event, ensure_ascii=True, fallback=_cut_repr).decode()
+    except PydanticSerializationError:  # a lone surrogate
+        return _JSON.encode(event)
+    return line.replace("\x7f", "\\u007f")
 
 
 class _Usage(Protocol):

@@ -34,8 +34,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from code_executor.errors import SandboxUnavailable
@@ -49,6 +49,21 @@ AHEAD_MAX = 4
 """How many are prepared at once for those who wait for their turn, by flavour."""
 
 _log = get_logger("pool")
+
+
+class _Expected(AbstractContextManager[None]):
+    """One more is expected at a shelf while its block runs; who begins it is told."""
+
+    def __init__(self, shelf: Shelf, begun: Callable[[Shelf], None]) -> None:
+        self._shelf = shelf
+        self._begun = begun
+
+    def __enter__(self) -> None:
+        self._shelf.expected += 1
+        self._begun(self._shelf)
+
+    def __exit__(self, *_failure: object) -> None:
+        self._shelf.expected -= 1
 
 
 class Pool:
@@ -80,7 +95,9 @@ class Pool:
         self._tick_s = tick_s
         self._backoff_s = backoff_s
         self._on_level = on_level
-        self._destroyers = asyncio.Semaphore(destroyers)
+        self._destroyers = destroyers
+        self._doomed: deque[Sandbox] = deque()
+        self._ending: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keepers: list[tuple[Shelf, asyncio.Task[None]]] = []
         self._served = asyncio.Event()
@@ -116,21 +133,17 @@ class Pool:
             shelf.out -= 1
             raise
 
-    @contextmanager
-    def expected(self, flavour: str) -> Iterator[None]:
+    def expected(self, flavour: str) -> AbstractContextManager[None]:
         """Meanwhile somebody waits for his turn to take one.
 
         Raises:
             KeyError: no such flavour.
         """
-        shelf = self._shelves[flavour]
-        shelf.expected += 1
+        return _Expected(self._shelves[flavour], self._look_ahead)
+
+    def _look_ahead(self, shelf: Shelf) -> None:
         if self._may_prepare_ahead(shelf):
             self._spawn(self._prepare_ahead(shelf))
-        try:
-            yield
-        finally:
-            shelf.expected -= 1
 
     def retire(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox that was taken, in the background."""
@@ -147,8 +160,9 @@ class Pool:
         for shelf in self._shelves.values():
             while shelf.ready:
                 self._destroy_later(shelf.ready.popleft())
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks or self._ending or self._doomed:
+            self._destroy_next()
+            await asyncio.gather(*self._tasks, *self._ending, return_exceptions=True)
 
     def _from_shelf(self, shelf: Shelf) -> Sandbox | None:
         """The oldest live one, if any; the dead are cleared away."""
@@ -208,11 +222,19 @@ class Pool:
             self._destroy_later(making.result())
 
     def _destroy_later(self, sandbox: Sandbox) -> None:
-        self._spawn(self._destroy(sandbox))
+        """In a later turn of the loop, so that an answer which is ready leaves first."""
+        self._doomed.append(sandbox)
+        asyncio.get_running_loop().call_soon(self._destroy_next)
 
-    async def _destroy(self, sandbox: Sandbox) -> None:
-        async with self._destroyers:
-            await sandbox.destroy()
+    def _destroy_next(self) -> None:
+        while self._doomed and len(self._ending) < self._destroyers:
+            ending = asyncio.ensure_future(self._doomed.popleft().destroy())
+            self._ending.add(ending)
+            ending.add_done_callback(self._destroyed)
+
+    def _destroyed(self, ending: asyncio.Future[None]) -> None:
+        self._ending.discard(ending)
+        self._destroy_next()
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -261,10 +283,9 @@ class Pool:
         self._on_level({shelf.flavour: len(shelf.ready)})
 
     def _may_prepare_ahead(self, shelf: Shelf) -> bool:
-        ahead = sum(not making.by_keeper for making in shelf.making)
         return (
-            ahead < AHEAD_MAX
-            and shelf.lacks()
+            shelf.lacks()
+            and sum(not making.by_keeper for making in shelf.making) < AHEAD_MAX
             and not self._closed.is_set()
             and self._has_room(shelf)
         )
@@ -339,6 +360,9 @@ class Pool:
         return max(count / self._budget, count * shelf.bytes_each / self._budget_bytes)
 
     def _fits(self, shelf: Shelf) -> bool:
-        shelves = self._shelves.values()
-        memory = sum(each.held_bytes() for each in shelves) + shelf.bytes_each
-        return sum(each.held() for each in shelves) < self._budget and memory <= self._budget_bytes
+        count, memory = 1, shelf.bytes_each
+        for each in self._shelves.values():
+            held = each.held()
+            count += held
+            memory += held * each.bytes_each
+        return count <= self._budget and memory <= self._budget_bytes

@@ -7,7 +7,7 @@ implement them; ``compose`` joins.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -49,8 +49,10 @@ class Sandbox(Protocol):
         """
         ...
 
-    async def destroy(self) -> None:
-        """Leave nothing: no process, mount, cgroup or directory. Idempotent; never raises."""
+    def destroy(self) -> Awaitable[None]:
+        """Begin to leave nothing: no process, mount, cgroup or directory; what is returned is done
+        when that is so. Idempotent; never raises.
+        """
         ...
 
 

@@ -91,15 +91,14 @@ class Shelf:
 
     def coming(self) -> int:
         """How many are ready, or being prepared for whoever comes."""
-        return len(self.ready) + sum(not each.claimed for each in self.making)
+        count = len(self.ready)
+        for each in self.making:
+            count += not each.claimed
+        return count
 
     def lacks(self) -> bool:
         """Whether more takers are expected than will find one."""
         return self.coming() < min(self.expected, self.size.cap)
-
-    def held_bytes(self) -> int:
-        """Its part of the budget of memory."""
-        return self.held() * self.bytes_each
 
     def taken(self) -> None:
         """A taker is here: count him, and wake the keeper."""

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from code_executor.builds import Builds
@@ -47,22 +46,18 @@ class Turns:
         self.held = 0
         self.waiting = 0
 
-    @asynccontextmanager
-    async def turn(
+    def turn(
         self, tenant: str, waiting: AbstractContextManager[object] | None = None
-    ) -> AsyncIterator[None]:
+    ) -> AbstractAsyncContextManager[None]:
         """Hold one place; waits for it, in the context ``waiting``.
 
         Raises:
             QueueFull: too many wait already.
         """
-        await self._acquire(tenant, waiting or nullcontext())
-        try:
-            yield
-        finally:
-            self._release()
+        return _Turn(self, tenant, waiting or nullcontext())
 
-    async def _acquire(self, tenant: str, waiting: AbstractContextManager[object]) -> None:
+    async def acquire(self, tenant: str, waiting: AbstractContextManager[object]) -> None:
+        """See :meth:`turn`; :meth:`release` gives the place back."""
         if self.held < self._capacity:
             self.held += 1
             return
@@ -78,7 +73,7 @@ class Turns:
             self._leave(tenant, place)
             raise
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Hand the place to the next tenant in turn, or give it up."""
         place = self._next()
         while place is not None and place.done():  # he has just been cancelled
@@ -102,7 +97,7 @@ class Turns:
     def _leave(self, tenant: str, place: asyncio.Future[None]) -> None:
         """A waiter was cancelled: out of the queue, or, had he just got the place, pass it on."""
         if place.done() and not place.cancelled() and place.exception() is None:
-            self._release()
+            self.release()
         elif place in self._queues.get(tenant, ()):
             self._remove(tenant, place)
 
@@ -130,6 +125,21 @@ class Turns:
 
     def _full(self) -> QueueFull:
         return QueueFull(f"{self.waiting} runs are waiting already; try again later.")
+
+
+class _Turn(AbstractAsyncContextManager[None]):
+    """One place while its block runs."""
+
+    def __init__(self, turns: Turns, tenant: str, waiting: AbstractContextManager[object]) -> None:
+        self._turns = turns
+        self._tenant = tenant
+        self._waiting = waiting
+
+    async def __aenter__(self) -> None:
+        await self._turns.acquire(self._tenant, self._waiting)
+
+    async def __aexit__(self, *_failure: object) -> None:
+        self._turns.release()
 
 
 class Worker:

@@ -36,6 +36,23 @@ def test_a_client_cannot_forge_a_line(stream: io.StringIO) -> None:
     assert not any(ord(char) < 32 or ord(char) == 127 for char in stream.getvalue().rstrip("\n"))
 
 
+def test_a_logger_follows_a_new_configuration(stream: io.StringIO) -> None:
+    log = get_logger("x")
+    log.info("first")
+    later = io.StringIO()
+    configure_logging("warning", later)
+    log.info("too quiet")
+    log.warning("second")
+    assert [line["event"] for line in lines(stream)] == ["first"]
+    assert [line["event"] for line in lines(later)] == ["second"]
+
+
+def test_a_lone_surrogate_is_escaped(stream: io.StringIO) -> None:
+    get_logger("x").info("e", path="\udcff")
+    (line,) = lines(stream)
+    assert line["path"] == "\udcff"
+
+
 def test_fields_that_could_hold_secrets_are_dropped(stream: io.StringIO) -> None:
     get_logger("x").info("e", authorization="Bearer s3cret", code="s3cret", stdout="s3cret")
     assert "s3cret" not in stream.getvalue()

@@ -142,4 +142,4 @@ def test_what_the_newest_took_of_memory_counts_for_all() -> None:
     made = shelf()
     made.prepared(sandbox(10), 0.01)
     made.put(sandbox(10))
-    assert (made.held(), made.held_bytes()) == (2, 20)  # its floor is reserved
+    assert (made.held(), made.bytes_each) == (2, 10)  # its floor is reserved

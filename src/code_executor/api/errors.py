@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -118,5 +119,8 @@ def json_answer(
     value: object, status: int = 200, headers: Iterable[tuple[str, str]] = ()
 ) -> Response:
     """``value`` as a JSON answer. Text that is not text (lone surrogates) becomes ``?``."""
-    body = _JSON.encode(value).encode("utf-8", "replace")
+    try:
+        body = to_json(value)
+    except PydanticSerializationError:
+        body = _JSON.encode(value).encode("utf-8", "replace")
     return Response(body, status, dict(headers), media_type="application/json")

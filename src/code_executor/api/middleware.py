@@ -45,6 +45,7 @@ from code_executor.ratelimit import RateLimiter
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FILE_PATH = re.compile(r"/v1/files/[^/]+")
 _METHODS = frozenset({"GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH"})
+_BY_NAME = "code_executor.headers"  # in a scope: its headers, once they were asked for
 _CLIENT_GONE = 499  # only in the log and the metrics: there is nobody to answer
 
 OPEN_PATHS = frozenset({"/v1/health"})
@@ -91,7 +92,12 @@ def principal_of(scope: Scope) -> Principal:
 
 def header_values(scope: Scope, name: bytes) -> list[str]:
     """The values of the request's headers of this name, which is in lower case."""
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    given: dict[bytes, list[str]] | None = scope.get(_BY_NAME)
+    if given is None:
+        given = scope[_BY_NAME] = {}
+        for key, value in scope["headers"]:
+            given.setdefault(key, []).append(value.decode("latin-1"))
+    return given.get(name, [])
 
 
 def is_signed(scope: Scope) -> bool:

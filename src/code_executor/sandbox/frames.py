@@ -190,7 +190,7 @@ class Decoder:
     """Cuts init's byte stream into frames, whatever pieces it arrives in."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
         """The frames that ``data`` completes.
@@ -198,26 +198,26 @@ class Decoder:
         Raises:
             ProtocolError: an unknown type, a type only the host may send, or too long a payload.
         """
-        buffer = self._buffer
-        buffer += data
+        if self._rest:
+            data = self._rest + data
         at = 0
         try:
-            while len(buffer) - at >= HEADER.size:
-                kind, size = self._header(at)
-                end = at + HEADER.size + size
-                if len(buffer) < end:
+            while len(data) - at >= HEADER.size:
+                kind, size = _header(data, at)
+                start = at + HEADER.size
+                if len(data) < start + size:
                     break
-                payload = bytes(buffer[at + HEADER.size : end])
-                at = end
-                yield kind, payload
+                at = start + size
+                yield kind, data[start:at]
         finally:
-            del buffer[:at]
+            self._rest = data[at:]
 
-    def _header(self, at: int) -> tuple[Kind, int]:
-        letter, size = HEADER.unpack_from(self._buffer, at)
-        kind = _BY_LETTER.get(letter)
-        if kind is None:
-            raise ProtocolError(f"init sent a frame of type {letter}")
-        if size > PAYLOAD_OUT_MAX:
-            raise ProtocolError(f"init sent a frame of {size} bytes")
-        return kind, size
+
+def _header(data: bytes, at: int) -> tuple[Kind, int]:
+    letter, size = HEADER.unpack_from(data, at)
+    kind = _BY_LETTER.get(letter)
+    if kind is None:
+        raise ProtocolError(f"init sent a frame of type {letter}")
+    if size > PAYLOAD_OUT_MAX:
+        raise ProtocolError(f"init sent a frame of {size} bytes")
+    return kind, size

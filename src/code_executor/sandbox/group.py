@@ -42,10 +42,19 @@ def write_control(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _fields(text: str) -> dict[str, int]:
-    """A flat-keyed file: a name and a number a line."""
-    pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+def _field(content: bytes, name: bytes, *, absent: int | None = None) -> int:
+    """A number of a flat-keyed file, which has a name and a number a line.
+
+    Raises:
+        ValueError: it is not there, and ``absent`` does not say what that means.
+    """
+    for line in content.splitlines():
+        key, _, number = line.partition(b" ")
+        if key == name:
+            return int(number)
+    if absent is None:
+        raise ValueError(f"a control file without {name.decode()}")
+    return absent
 
 
 class Group:
@@ -61,6 +70,8 @@ class Group:
         self._mounts = mounts.directories
         self._paths = {controller: str(path) for controller, path in paths.items()}
         self._distinct = tuple(dict.fromkeys(self._paths.values()))
+        self._cpu = ("cpu", "cpu.stat") if self._v2 else ("cpuacct", "cpuacct.usage")
+        self._joined = self.files("cgroup.procs" if self._v2 else "tasks")
         self._fds: dict[str, int] = {}
         self._limits = (0, 0)
         self._yields = False
@@ -85,7 +96,7 @@ class Group:
 
     def open_counters(self) -> None:
         """Begin to read a group that is there; one that somebody else has made, too."""
-        self.cpu_us()  # its file stays open: it is read often
+        self._fd(*self._cpu)
 
     def limit(self, *, memory_bytes: int, processes: int) -> None:
         """Set the limits; swap is none. May be called again to change them.
@@ -139,12 +150,14 @@ class Group:
 
     def _fd(self, controller: str, name: str, flags: int = os.O_RDONLY) -> int:
         """A control file's descriptor, opened when first asked for."""
-        if name not in self._fds:
-            self._fds[name] = os.open(f"{self._paths[controller]}/{name}", flags | os.O_CLOEXEC)
-        return self._fds[name]
+        fd = self._fds.get(name)
+        if fd is None:
+            path = f"{self._paths[controller]}/{name}"
+            fd = self._fds[name] = os.open(path, flags | os.O_CLOEXEC)
+        return fd
 
-    def _see(self, controller: str, name: str) -> str:
-        return os.pread(self._fd(controller, name), 4096, 0).decode()
+    def _see(self, controller: str, name: str) -> bytes:
+        return os.pread(self._fd(controller, name), 4096, 0)
 
     def files(self, name: str) -> list[str]:
         """The paths of a control file in each hierarchy."""
@@ -156,27 +169,26 @@ class Group:
         v1's ``tasks``, since with ``cgroup.procs`` the kernel stops all forks first, which takes
         an idle host up to 30 ms. v2 has nothing else.
         """
-        paths = self.files("cgroup.procs" if self._v2 else "tasks")
-        for path in paths:
+        for path in self._joined:
             if path not in self._fds:
                 self._fds[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        return [self._fds[path] for path in paths]
+        return [self._fds[path] for path in self._joined]
 
     def cpu_us(self) -> int:
         """CPU time of all processes that ever were in it, microseconds."""
         if not self._v2:
-            return int(self._see("cpuacct", "cpuacct.usage")) // 1000
-        return _fields(self._see("cpu", "cpu.stat"))["usage_usec"]
+            return int(self._see(*self._cpu)) // 1000
+        return _field(self._see(*self._cpu), b"usage_usec")
 
     def oom_kills(self) -> int:
         """How many processes the kernel has ever ended here for memory."""
         name = "memory.events" if self._v2 else "memory.oom_control"
-        return _fields(self._see("memory", name)).get("oom_kill", 0)
+        return _field(self._see("memory", name), b"oom_kill", absent=0)
 
     def refused_processes(self) -> int:
         """How often the kernel has ever refused a new process or thread here."""
         with contextlib.suppress(FileNotFoundError):  # v1 before Linux 4.8
-            return _fields(self._see("pids", "pids.events")).get("max", 0)
+            return _field(self._see("pids", "pids.events"), b"max", absent=0)
         return 0
 
     def _peak(self) -> int:

@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import structlog
@@ -87,11 +87,11 @@ class RunsPlans(ABC):
         """Why a sandbox has ended with its init, where the program may be the reason."""
         return None
 
-    async def destroy(self) -> None:
+    def destroy(self) -> Awaitable[None]:
         """Leave nothing; see ``ports.Sandbox.destroy``."""
         if self._destroying is None:
             self._destroying = self._begin_to_destroy()
-        await asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
+        return asyncio.shield(self._destroying)  # a caller that goes away leaves nothing behind
 
     def _begin_to_destroy(self) -> asyncio.Future[None]:
         """Done when nothing is left."""

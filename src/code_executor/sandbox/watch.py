@@ -14,6 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from code_executor.model import LimitHit, Limits, RunStatus
@@ -39,6 +40,12 @@ FLOOD = Verdict(
 )
 
 
+@cache
+def _cores() -> int:
+    """How many processors this service, and so every program, may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Counters(Protocol):
     """What a watch reads; ``cgroup.Group`` is one."""
 
@@ -59,7 +66,7 @@ class Watch:
         self._counters = counters
         self._limits = limits
         self._stop = stop
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores = _cores()
         self._cpu_base = counters.cpu_us()
         self._oom_base = counters.oom_kills()
         self._began = 0.0

@@ -15,6 +15,8 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from code_executor.model import (
     LimitHit,
     Limits,
@@ -63,7 +65,7 @@ def run_row(run: Run) -> Row:
         "status": run.status.value,
         "language": column_text(run.language),
         "created_at": micros(run.created_at),
-        "document": _scalars(_JSON.encode(_document(run))),
+        "document": _json(_document(run)),
         "stdout": _encode(run.stdout),
         "stderr": _encode(run.stderr),
     }
@@ -167,6 +169,13 @@ def _optional_micros(when: datetime | None) -> int | None:
 
 def _optional_moment(value: int | None) -> datetime | None:
     return None if value is None else moment(value)
+
+
+def _json(document: Row) -> str:
+    try:
+        return to_json(document).decode()
+    except PydanticSerializationError:  # a lone surrogate
+        return _scalars(_JSON.encode(document))
 
 
 def _encode(text: str) -> bytes:
