@@ -20,9 +20,9 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
@@ -138,13 +138,18 @@ class Reply:
 class Spawning:
     """A sandbox that was asked for: the host's end of its control channel, and the answer."""
 
-    def __init__(self, reply: Reply, control: socket.socket) -> None:
+    def __init__(self, reply: Reply, control: socket.socket, refused: Callable[[], None]) -> None:
         self._reply = reply
+        self._refused = refused
         self.control = control
 
     async def spawned(self) -> Spawned:
         """Its PID 1; at once if that has said something. Raises as :meth:`Reply.take`."""
-        pid, network, (pidfd,) = await self._reply.take()
+        try:
+            pid, network, (pidfd,) = await self._reply.take()
+        except SandboxUnavailable:
+            self._refused()
+            raise
         return Spawned(pid, network, pidfd)
 
     def drop(self) -> None:
@@ -246,12 +251,16 @@ class Launcher:
             reply = await self._ask(request.encode(network=network), fds)
         except BaseException:
             control.close()
-            if network != NO_NETWORK:
-                self.networks.append(network)  # nothing was sent: nobody has used it
+            self._take_back(network)  # nothing was sent: nobody has used it
             raise
         finally:
             inner.close()
-        return Spawning(reply, control)
+        return Spawning(reply, control, partial(self._take_back, network))
+
+    def _take_back(self, network: int) -> None:
+        """A network namespace that was asked for and has got no sandbox."""
+        if network != NO_NETWORK:
+            self.networks.append(network)
 
     async def zygote(self, argv: Sequence[str], env: Sequence[str], fds: Sequence[int]) -> int:
         """Fork and exec a zygote; ``fds``: its command socket and standard streams. Its pidfd."""

@@ -155,6 +155,16 @@ async def test_a_network_to_use_again_goes_by_its_number(scripted: Scripted) -> 
     close(await asking)
 
 
+async def test_a_network_whose_sandbox_was_refused_stays(scripted: Scripted) -> None:
+    scripted.launcher.networks.append(7)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    await scripted.asked()
+    scripted.answer(error=11, step=b"clone")
+    with pytest.raises(SandboxUnavailable):
+        await asking
+    assert list(scripted.launcher.networks) == [7]
+
+
 async def test_a_network_whose_request_was_never_sent_stays(scripted: Scripted) -> None:
     waiting = [
         asyncio.ensure_future(spawn(scripted.launcher)) for _ in range(launching.UNDER_WAY_MAX)
