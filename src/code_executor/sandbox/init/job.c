@@ -1,6 +1,7 @@
 /* The host's frames: staging, programs, collecting. Each is hostile until it has been checked. */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -78,28 +79,36 @@ void feed(struct init *s)
     p->in = -1;
 }
 
-static int send_strings(int fd, char **strings)
+static size_t size_of(char **strings)
 {
+    size_t size = 0;
     for (; *strings; strings++)
-        if (write_all(fd, *strings, strlen(*strings) + 1) < 0)
-            return -1;
-    return 0;
+        size += strlen(*strings) + 1;
+    return size;
 }
 
-/* The job of a waiting interpreter: count of arguments, arguments, NAME=VALUE …, each with NUL. */
+static char *append(char *at, char **strings)
+{
+    for (; *strings; strings++)
+        at = stpcpy(at, *strings) + 1;
+    return at;
+}
+
+/* The job of a waiting interpreter: count of arguments, arguments, NAME=VALUE …, each with NUL. It
+ * goes in one piece, of which the interpreter wakes once. */
 static const char *release(struct init *s, char **args, char **env)
 {
-    char count[16];
-    unsigned n = 0, digits = sizeof count - 1;
-    while (args[n])
-        n++;
-    count[digits] = 0;
-    do
-        count[--digits] = (char)('0' + n % 10);
-    while (n /= 10);
-    int go = s->program.go;
-    if (write_all(go, count + digits, sizeof count - digits) < 0 || send_strings(go, args) < 0 ||
-        send_strings(go, env) < 0)
+    enum { COUNT_MAX = 16 };
+    unsigned count = 0;
+    while (args[count])
+        count++;
+    char *job = malloc(COUNT_MAX + size_of(args) + size_of(env));
+    if (!job)
+        return "release";
+    char *end = append(append(job + snprintf(job, COUNT_MAX, "%u", count) + 1, args), env);
+    int go = s->program.go, sent = write_all(go, job, (size_t)(end - job));
+    free(job);
+    if (sent < 0)
         return "release";
     close(go);
     s->program.go = -1;
