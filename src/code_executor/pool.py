@@ -261,8 +261,10 @@ class Pool:
 
     async def _fill(self, shelf: Shelf) -> None:
         while not self._closed.is_set() and self._wants_more(shelf):
-            await self._give_way(shelf)
-            await self._add(shelf, by_keeper=True)
+            if self._is_in_the_way(shelf):
+                await self._served.wait()  # others may have taken the room meanwhile: look again
+            else:
+                await self._add(shelf, by_keeper=True)
         shelf.full()
 
     async def _add(self, shelf: Shelf, *, by_keeper: bool) -> None:
@@ -298,12 +300,13 @@ class Pool:
         except Exception as exc:
             _log.warning("prepare_ahead_failed", flavour=shelf.flavour, error=str(exc))
 
-    async def _give_way(self, shelf: Shelf) -> None:
-        """Until nobody waits for a sandbox, but for those of dearer flavours."""
+    def _is_in_the_way(self, shelf: Shelf) -> bool:
+        """Whether somebody waits for a sandbox that is no dearer; ``_served`` is when no more."""
         shelves = self._shelves.values()
-        while any(each.awaited and not each.dearer_than(shelf) for each in shelves):
+        waits = any(each.awaited and not each.dearer_than(shelf) for each in shelves)
+        if waits:
             self._served.clear()
-            await self._served.wait()
+        return waits
 
     async def _wait(self, shelf: Shelf) -> None:
         """Until somebody takes one; each tick without that lets the shelf shrink."""
@@ -331,7 +334,11 @@ class Pool:
         """Whether to prepare one; the floor is never refused."""
         if len(shelf.ready) < shelf.size.floor:
             return True
-        return len(shelf.ready) < shelf.target() and self._has_room(shelf)
+        return (
+            len(shelf.ready) < shelf.target()
+            and shelf.coming() < shelf.size.cap
+            and self._has_room(shelf)
+        )
 
     def _has_room(self, shelf: Shelf) -> bool:
         """Whether the budgets allow one more of a flavour; others may make room for it."""
