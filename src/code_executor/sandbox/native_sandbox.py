@@ -59,6 +59,7 @@ class NativeSandbox(RunsPlans):
         self._spawning: Spawning | None = None
         self._spawned: Spawned | None = None
         self._rest: asyncio.Task[None] | None = None
+        self._joined = False
         self.network = NO_NETWORK
         self.name = name
 
@@ -97,6 +98,7 @@ class NativeSandbox(RunsPlans):
         patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
         try:
             await self._session.ready()
+            self._joined = True  # init, and who waits for the program, put themselves in
         except SandboxUnavailable:
             await self._learn(spawning)  # where the launcher has failed, that is the reason
             raise
@@ -140,8 +142,11 @@ class NativeSandbox(RunsPlans):
     # ── ending ──
 
     def _begin_to_destroy(self) -> asyncio.Future[None]:
-        """The usual end needs no task; whatever is not as usual is left to one."""
-        if self._spawned is None or self._spawning is not None:
+        """The usual end needs no task; whatever is not as usual is left to one.
+
+        Until init has joined the group, that this is empty does not tell that init is gone.
+        """
+        if self._spawned is None or self._spawning is not None or not self._joined:
             return super()._begin_to_destroy()
         self._disarm()
         self._let_go()
@@ -170,7 +175,7 @@ class NativeSandbox(RunsPlans):
         known = self._spawning is None or await self._end_preparing(self._spawning)
         self._let_go()
         if self._spawned is not None:
-            await self._end_processes(self._spawned)
+            known = await self._end_processes(self._spawned) and known
         self._on_gone(self, await self._leave_group(known))
 
     async def _end_preparing(self, spawning: Spawning) -> bool:
@@ -187,12 +192,16 @@ class NativeSandbox(RunsPlans):
             return False
         return True
 
-    async def _end_processes(self, spawned: Spawned) -> None:
-        """Wait until PID 1, which was killed, has ended."""
-        with contextlib.suppress(TimeoutError):
+    async def _end_processes(self, spawned: Spawned) -> bool:
+        """Wait until PID 1, which was killed, has ended; whether it has."""
+        try:
             async with asyncio.timeout(REMOVE_TIMEOUT_S):
                 await readable(spawned.pidfd)
-        self._close(spawned)
+        except TimeoutError:
+            return False
+        finally:
+            self._close(spawned)
+        return True
 
     def _close(self, spawned: Spawned) -> None:
         os.close(spawned.pidfd)
