@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -106,6 +107,32 @@ async def test_a_request_that_the_zygote_has_taken_to_its_grave_survives(
     for zygote in zygotes():
         await zygote.end()
     assert said(await asyncio.wait_for(asked, 20)) == b"hello\n"
+
+
+@pytest.mark.parametrize("lacking", [1, 2, 4])
+async def test_a_zygote_without_room_for_all_descriptors_of_a_request_forks_no_child(
+    backend: NativeBackend, lacking: int
+) -> None:
+    """The last of them are the run's control groups: there would be a limit less."""
+    async with prepared(backend) as sandbox:
+        needed = 6 + len(sandbox.group.procs())
+    before = {each.pid: resource.prlimit(each.pid, resource.RLIMIT_NOFILE) for each in zygotes()}
+    for pid, (_, hard) in before.items():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (_lowest(pid, needed - lacking), hard))
+    try:
+        with pytest.raises(SandboxUnavailable):
+            await backend.prepare("python")
+    finally:
+        for pid, limits in before.items():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+
+
+def _lowest(pid: int, room: int) -> int:
+    """The limit with which a process can open ``room`` descriptors more."""
+    taken = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    free = (fd for fd in range(len(taken) + room) if fd not in taken)
+    return [fd for fd, _ in zip(free, range(room), strict=False)][-1] + 1
 
 
 async def test_a_program_whose_zygote_dies_is_a_failure_of_the_service(

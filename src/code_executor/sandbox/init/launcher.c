@@ -108,7 +108,9 @@ static int receive(struct request *r)
         return 0;
     r->fd_count = 0;
     take_fds(r, &message);
-    r->cursor = (struct cursor){r->bytes, (size_t)n, (message.msg_flags & MSG_TRUNC) != 0};
+    /* Without room for all descriptors the kernel drops the last: a limit would be missing. */
+    int cut = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
+    r->cursor = (struct cursor){r->bytes, (size_t)n, cut};
     return 1;
 }
 

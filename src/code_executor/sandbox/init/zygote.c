@@ -46,7 +46,8 @@ static void close_all(const int *fds, size_t count)
         close(fds[i]);
 }
 
-/* The number of descriptors received with *processes, or -1 when the service is gone. */
+/* The number of descriptors received with *processes, all that were sent or none; -1 when the
+ * service is gone. */
 static int receive(uint32_t *processes, int *fds)
 {
     union {
@@ -67,7 +68,12 @@ static int receive(uint32_t *processes, int *fds)
         return 0;
     size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     memcpy(fds, CMSG_DATA(c), count * sizeof(int));
-    return (int)count;
+    if (!(message.msg_flags & MSG_CTRUNC))
+        return (int)count;
+    /* There was no room for all, and the last are the run's cgroups: rather no child. */
+    dprintf(2, "zygote: too many open descriptors\n");
+    close_all(fds, count);
+    return 0;
 }
 
 static const char *join(const int *fds, int count)
