@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import Mapping
+from contextlib import ExitStack
 
 import pytest
+from tests.unit.pools import Costly, Slow, running, until
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.pool import AHEAD_MAX, Pool
 from code_executor.ports import Haste
 from code_executor.sandbox.fake import FakeBackend, FakeSandbox
 from code_executor.shelf import Size
-
-SIZES = {"python": Size(2, 6)}
-
-
-@asynccontextmanager
-async def running(
-    backend: FakeBackend, sizes: Mapping[str, Size] = SIZES, **options: Any
-) -> AsyncIterator[Pool]:
-    pool = Pool(backend, sizes, **({"tick_s": 0.02, "backoff_s": 0.01} | options))
-    pool.start()
-    try:
-        yield pool
-    finally:
-        await asyncio.wait_for(pool.close(), 5)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.002)
 
 
 async def test_the_floor_is_prepared_ahead() -> None:
@@ -232,34 +212,6 @@ async def test_demand_is_followed_within_the_budget_of_memory_but_never_below_th
         await until(lambda: pool.levels() == {"python": 2})
 
 
-class Slow(FakeBackend):
-    """Preparations end when the test says so: ``gates`` has one for each, oldest first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gates: list[asyncio.Event] = []
-        self.failing = False
-        self.opened = False
-
-    def open(self) -> None:
-        """Let go whatever waits, now and later."""
-        self.opened = True
-        for gate in self.gates:
-            gate.set()
-
-    async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
-        gate = asyncio.Event()
-        self.gates.append(gate)
-        made = asyncio.ensure_future(super().prepare(flavour, haste))  # notes the haste
-        if not self.opened:
-            await gate.wait()
-        sandbox = await made
-        if self.failing:
-            self.live.discard(sandbox)
-            raise SandboxUnavailable("no", step="clone")
-        return sandbox
-
-
 async def test_what_is_prepared_ahead_is_not_needed_yet_and_what_is_asked_for_is() -> None:
     backend = FakeBackend()
     async with running(backend, {"python": Size(1, 1), "go": Size(0, 0)}) as pool:
@@ -390,18 +342,6 @@ async def test_a_taker_of_a_claimed_one_who_goes_away_leaves_none_behind() -> No
         backend.open()
         await until(lambda: pool.levels() == {"python": 1})
         await until(lambda: len(backend.live) == 1)
-
-
-class Costly(FakeBackend):
-    """``cost_s`` by flavour, and what each takes of memory."""
-
-    cost_s: Mapping[str, float] = {"dear": 0.03}
-    takes: Mapping[str, int] = {}
-
-    async def prepare(self, flavour: str, haste: Haste | None = None) -> FakeSandbox:
-        await asyncio.sleep(self.cost_s.get(flavour, 0))
-        self.sandbox_bytes = self.takes.get(flavour, 0)
-        return await super().prepare(flavour, haste)
 
 
 async def empty(pool: Pool, flavour: str, takers: int) -> None:
