@@ -255,7 +255,7 @@ async def test_the_log_is_one_honest_line_a_request_without_secrets(
     requests = [line for line in ours if line["event"] == "http.request"]
     assert [line["status"] for line in requests] == [200, 404, 403, 401]
     assert (requests[0]["tenant"], requests[0]["route"]) == ("acme", "/v1/runs")
-    mine = [line for line in text.splitlines() if '"component": "httpx"' not in line]
+    mine = [line for line in text.splitlines() if json.loads(line)["component"] != "httpx"]
     assert "s3cret" not in "".join(mine)
     assert "tok-a" not in text
 
