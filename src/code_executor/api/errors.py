@@ -121,6 +121,6 @@ def json_answer(
     """``value`` as a JSON answer. Text that is not text (lone surrogates) becomes ``?``."""
     try:
         body = to_json(value)
-    except PydanticSerializationError:
+    except PydanticSerializationError:  # a lone surrogate
         body = _JSON.encode(value).encode("utf-8", "replace")
     return Response(body, status, dict(headers), media_type="application/json")
