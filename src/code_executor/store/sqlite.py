@@ -13,6 +13,9 @@ of milliseconds on a bad day, which would otherwise be added to some unlucky com
 without a pause it may never catch the end of the log; then, at 64 MiB of log, SQLite lets the
 writer itself do the small rest, and the log starts anew.
 
+A log that starts anew is cut off, not written over: what is written does not begin where a block
+does, and an old block that the kernel has let go of would be read first, on the event loop.
+
 What a commit survives: with ``synchronous="NORMAL"`` a kill -9 of the service, always, since the
 kernel has the bytes; not a power cut, which may lose the commits since the last checkpoint (about a
 second), and never damages the database. ``"FULL"`` survives that too, for an fsync a commit.
@@ -82,7 +85,7 @@ class SqliteRecords:
             f"busy_timeout = {busy_timeout_ms}",
             "foreign_keys = ON",
             f"wal_autocheckpoint = {_LOG_PAGES}",
-            f"journal_size_limit = {64 * MIB}",
+            "journal_size_limit = 0",  # cut off
         )
         # Autocommit: the lanes say BEGIN and COMMIT themselves. A failure must not print outputs.
         self._engine = create_engine(

@@ -129,6 +129,22 @@ async def test_where_every_commit_is_synced_each_is_the_thread_s(
     await records.close()
 
 
+async def test_a_log_that_starts_anew_is_cut_off(url: str, make_run: MakeRun) -> None:
+    records = SqliteRecords(url, checkpoint_s=0.2)
+    await records.start()
+    path = Path(url.removeprefix("sqlite:///"))
+    log = path.with_name(path.name + "-wal")
+    await records.save_run(make_run("run_large", stdout="x" * MIB))
+    grown = log.stat().st_size
+    assert grown > MIB
+    async with asyncio.timeout(10):
+        while log.stat().st_size >= grown:
+            await asyncio.sleep(0.01)
+            await records.save_run(make_run("run_small"))
+    assert log.stat().st_size < MIB
+    await records.close()
+
+
 async def test_after_a_checkpoint_the_first_write_is_the_thread_s(
     url: str, make_run: MakeRun
 ) -> None:
