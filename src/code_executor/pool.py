@@ -17,7 +17,9 @@ Where that is not enough for all, a shelf that holds more than its part of the b
 same) gives up sandboxes to those that have less, and to dearer ones that have more as well.
 
 Who has to wait for his turn says so (:meth:`Pool.expected`): what he will take is prepared
-meanwhile, beside the keeper's, and yields to runs as that does.
+meanwhile, beside the keeper's, and yields to runs as that does. So is a second one where takers
+empty a shelf of what takes little time to prepare: that is made of waiting for others rather than
+of work, and one after the other is slower than a single client who asks again and again.
 
 :meth:`Pool.take` never fails because a shelf is empty. It claims what is just being prepared for
 the shelf, which then yields no more, or prepares one itself; twice if the first attempt fails.
@@ -130,6 +132,7 @@ class Pool:
             raise SandboxUnavailable("The service is shutting down.", step="take")
         shelf = self._shelves[flavour]
         shelf.taken()
+        self._look_ahead(shelf)
         try:
             return self._from_shelf(shelf) or await self._make_on_demand(shelf)
         except BaseException:
@@ -288,20 +291,18 @@ class Pool:
         self._on_level({shelf.flavour: len(shelf.ready)})
 
     def _may_prepare_ahead(self, shelf: Shelf) -> bool:
-        return (
-            shelf.lacks()
-            and sum(not making.by_keeper for making in shelf.making) < AHEAD_MAX
-            and not self._closed.is_set()
-            and self._has_room(shelf)
-        )
+        beside = sum(not making.by_keeper for making in shelf.making)
+        most = AHEAD_MAX if shelf.lacks() else shelf.is_behind()
+        return beside < most and not self._closed.is_set() and self._has_room(shelf)
 
     async def _prepare_ahead(self, shelf: Shelf) -> None:
-        """For those who wait for their turn; what fails is tried again by whoever takes."""
+        """Beside the keeper's; what fails is tried again by the keeper, or by whoever takes."""
         try:
             while self._may_prepare_ahead(shelf):
                 await self._add(shelf, by_keeper=False)
         except Exception as exc:
             _log.warning("prepare_ahead_failed", flavour=shelf.flavour, error=str(exc))
+            shelf.wake.set()  # the keeper may have counted on it
 
     def _is_in_the_way(self, shelf: Shelf) -> bool:
         """Whether somebody waits for a sandbox that is no dearer; ``_served`` is when no more."""
@@ -334,8 +335,8 @@ class Pool:
         self._on_level({shelf.flavour: len(shelf.ready)})
 
     def _wants_more(self, shelf: Shelf) -> bool:
-        """Whether to prepare one; the floor is never refused."""
-        if len(shelf.ready) < shelf.size.floor:
+        """Whether to prepare one; the floor, which the budget has reserved, is never refused."""
+        if shelf.coming() < shelf.size.floor:
             return True
         return (
             len(shelf.ready) < shelf.target()

@@ -42,6 +42,12 @@ SHRINK = 0.75
 DEARER_S = 0.005
 """A flavour is dearer than another if it takes so much longer to prepare."""
 
+BEHIND = 4
+"""From which deficit on a second preparation beside the keeper's is worth it."""
+
+QUICK_S = 0.01
+"""What is prepared in less time waits for others more than it works."""
+
 FORGET = 1.05
 """By how much the shortest time of a preparation grows with each longer one."""
 
@@ -99,6 +105,15 @@ class Shelf:
     def lacks(self) -> bool:
         """Whether more takers are expected than will find one."""
         return self.coming() < min(self.expected, self.size.cap)
+
+    def is_behind(self) -> bool:
+        """Whether takers empty it faster than one at a time is prepared, of what is quick."""
+        return (
+            self.deficit >= BEHIND
+            and len(self.ready) <= 1
+            and self.cost_s < QUICK_S
+            and not self.expected  # for those more are prepared anyway
+        )
 
     def taken(self) -> None:
         """A taker is here: count him, and wake the keeper."""

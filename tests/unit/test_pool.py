@@ -256,6 +256,28 @@ async def test_who_is_expected_finds_one_prepared_that_yields_until_he_comes() -
             pool.retire(await taker)
 
 
+async def test_beside_the_keeper_s_a_second_is_prepared_when_takers_are_faster() -> None:
+    backend = Slow()
+
+    def for_the_shelf() -> int:
+        begun = zip(backend.gates, backend.hastes, strict=False)
+        return sum(not gate.is_set() and not haste.needed for gate, haste in begun)
+
+    async with running(backend, {"python": Size(0, 8)}, tick_s=5) as pool:
+        takers = [asyncio.create_task(pool.take("python")) for _ in range(4)]
+        while not all(taker.done() for taker in takers):
+            for gate, haste in zip(backend.gates, backend.hastes, strict=False):
+                if haste.needed:
+                    gate.set()
+            await asyncio.sleep(0.002)
+        await until(lambda: for_the_shelf() == 2)
+        await asyncio.sleep(0.05)
+        assert for_the_shelf() == 2
+        backend.open()
+        for taker in takers:
+            pool.retire(await taker)
+
+
 async def test_no_more_are_prepared_than_are_expected_or_kept_or_at_once() -> None:
     backend = Slow()
     async with running(backend, {"python": Size(0, 6), "go": Size(0, 0)}) as pool:

@@ -143,3 +143,25 @@ def test_what_the_newest_took_of_memory_counts_for_all() -> None:
     made.prepared(sandbox(10), 0.01)
     made.put(sandbox(10))
     assert (made.held(), made.bytes_each) == (2, 10)  # its floor is reserved
+
+
+def test_it_is_behind_where_takers_empty_it_faster_than_it_is_refilled() -> None:
+    made = shelf(floor=0)
+    burst(made, 3, refilled_every=100)
+    assert not made.is_behind()
+    burst(made, 1, refilled_every=100)
+    assert made.is_behind()
+
+
+def test_it_is_not_behind_while_it_has_some_or_others_are_expected_or_it_is_costly() -> None:
+    made = shelf(floor=0)
+    burst(made, 10, refilled_every=100)
+    made.expected = 1
+    assert not made.is_behind()
+    made.expected = 0
+    made.cost_s = 0.03
+    assert not made.is_behind()
+    made.cost_s = 0.003
+    assert made.is_behind()
+    made.ready.extend((sandbox(), sandbox()))
+    assert not made.is_behind()
