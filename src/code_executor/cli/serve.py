@@ -70,8 +70,8 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level)
     for name in settings.unheeded():
         _log.warning("setting not honoured by this backend", setting=name)
-    descriptors = raise_descriptor_limit()
     wanted = SERVICE_DESCRIPTORS + SANDBOX_DESCRIPTORS * settings.warm_pool_max
+    descriptors = raise_descriptor_limit(wanted + MAX_CONNECTIONS)
     if descriptors < wanted:
         fix = f"ulimit -n {wanted}, LimitNOFILE={wanted}, or a smaller WARM_POOL_MAX"
         _log.warning("few open files allowed", allowed=descriptors, wanted=wanted, fix=fix)
@@ -79,13 +79,19 @@ def serve(settings: Settings) -> None:
         port = int(bound.getsockname()[1])
         settings = settings.model_copy(update={"port": port})
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, bound, min(MAX_CONNECTIONS, descriptors // 2)))
+            runner.run(_serve(settings, bound, connections_allowed(descriptors, wanted)))
 
 
-def raise_descriptor_limit() -> int:
+def connections_allowed(descriptors: int, wanted: int) -> int:
+    """What a full pool, which has ``wanted`` of the ``descriptors``, leaves; in need, a quarter."""
+    return min(MAX_CONNECTIONS, max(descriptors - wanted, descriptors // 4))
+
+
+def raise_descriptor_limit(wanted: int) -> int:
     """How many files this process may open from now on: what it is allowed, in reason."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    most = max(wanted, MAX_DESCRIPTORS)
+    soft = most if hard == resource.RLIM_INFINITY else min(hard, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 
 import pytest
 
-from code_executor.cli.serve import bind
+from code_executor.cli.serve import bind, connections_allowed, raise_descriptor_limit
 from code_executor.config import BadSettings
 
 
@@ -28,3 +29,23 @@ def test_a_port_that_is_taken_is_said() -> None:
 def test_an_address_of_another_machine_is_said(host: str) -> None:
     with pytest.raises(BadSettings, match=host):
         bind(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "wanted", "connections"),
+    [(65_536, 3_060, 8_192), (10_000, 3_060, 6_940), (3_060, 3_060, 765), (1_024, 3_060, 256)],
+)
+def test_connections_have_what_a_full_pool_leaves(
+    descriptors: int, wanted: int, connections: int
+) -> None:
+    assert connections_allowed(descriptors, wanted) == connections
+
+
+def test_the_limit_is_raised_to_what_a_large_pool_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (1_024, 500_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, limits: told.append(limits))
+    assert raise_descriptor_limit(100_000) == 100_000
+    assert raise_descriptor_limit(10) == 65_536
+    assert raise_descriptor_limit(600_000) == 500_000
+    assert told == [(100_000, 500_000), (65_536, 500_000), (500_000, 500_000)]
