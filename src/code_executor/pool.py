@@ -292,7 +292,7 @@ class Pool:
 
     def _may_prepare_ahead(self, shelf: Shelf) -> bool:
         beside = sum(not making.by_keeper for making in shelf.making)
-        most = AHEAD_MAX if shelf.lacks() else shelf.is_behind()
+        most = AHEAD_MAX if shelf.lacks() else int(shelf.is_behind())
         return beside < most and not self._closed.is_set() and self._has_room(shelf)
 
     async def _prepare_ahead(self, shelf: Shelf) -> None:
