@@ -1,9 +1,10 @@
 """A network namespace used again is as good as new: nothing one run did in it is to be seen.
 
 Runs follow each other in one sandbox at a time, so that each could get the namespace of the one
-before. What a program can leave behind takes packets; a namespace that has seen one is not used
-again (``init/network.c``). The native backend alone does so: every sandbox of the others has a new
-one, and ``neighbours.nothing_is_left_for_the_next`` of the conformance suite looks into it.
+before. What a program can leave behind takes packets, if only such as have no route; a namespace
+that has seen one is not used again (``init/network.c``). The native backend alone does so: every
+sandbox of the others has a new one, and ``neighbours.nothing_is_left_for_the_next`` of the
+conformance suite looks into it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ LEAVING = {
     "no route": """
         import socket
         try: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 9))
+        except OSError: pass
+    """,
+    "no route, IPv6": """
+        import socket
+        try: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).sendto(b"x", ("2001:db8::1", 9))
         except OSError: pass
     """,
     "an abstract socket of a daemon": """

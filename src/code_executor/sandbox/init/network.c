@@ -14,7 +14,7 @@ enum { COUNTERS_MAX = 16384, KEPT_MAX = 64 };
 /* A namespace, and what is read of it before it is used again. These stay open: to find them costs
  * more than to read them. */
 struct network {
-    int self, sockets, device, protocols;
+    int self, sockets, device, protocols, protocols6;
 };
 
 static struct network kept[KEPT_MAX];
@@ -38,7 +38,8 @@ static void network_close(struct network *n)
     close(n->sockets);
     close(n->device);
     close(n->protocols);
-    *n = (struct network){-1, -1, -1, -1};
+    close(n->protocols6);
+    *n = (struct network){-1, -1, -1, -1, -1};
 }
 
 /* Of the namespace that this process is in. */
@@ -48,7 +49,9 @@ static int network_open(struct network *n)
     n->sockets = open("/proc/self/net/sockstat", O_RDONLY | O_CLOEXEC);
     n->device = open("/proc/self/net/dev", O_RDONLY | O_CLOEXEC);
     n->protocols = open("/proc/self/net/snmp", O_RDONLY | O_CLOEXEC);
-    if (n->self >= 0 && n->sockets >= 0 && n->device >= 0 && n->protocols >= 0)
+    n->protocols6 = open("/proc/self/net/snmp6", O_RDONLY | O_CLOEXEC);
+    int complete = n->protocols6 >= 0 || errno == ENOENT; /* a kernel without IPv6 */
+    if (complete && n->self >= 0 && n->sockets >= 0 && n->device >= 0 && n->protocols >= 0)
         return 0;
     int saved = errno;
     network_close(n);
@@ -66,10 +69,12 @@ static size_t append(int fd, char *text, size_t size)
     return n < 0 ? COUNTERS_MAX : size;
 }
 
-/* The counters of the interface, and of IP, ICMP, TCP and UDP. */
+/* The counters of the interface, and of IP, ICMP, TCP and UDP, which know of packets that never came
+ * to an interface: for want of a route, say. */
 static size_t counters(const struct network *n, char *text)
 {
-    return append(n->protocols, text, append(n->device, text, 0));
+    size_t size = append(n->protocols, text, append(n->device, text, 0));
+    return n->protocols6 < 0 ? size : append(n->protocols6, text, size);
 }
 
 static char pristine[COUNTERS_MAX];
