@@ -243,12 +243,10 @@ class Launcher:
             SandboxUnavailable: the launcher is gone.
         """
         control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        fds = [inner.fileno(), *cgroup_procs]
-        if zygote is not None:
-            fds.append(zygote.fileno())
+        fds = (inner.fileno(), *cgroup_procs)
         network = self.networks.popleft() if self.networks else NO_NETWORK
         try:
-            reply = await self._ask(request.encode(network=network), fds)
+            reply = await self._ask(request.encode(network=network), fds, zygote)
         except BaseException:
             control.close()
             self._take_back(network)  # nothing was sent: nobody has used it
@@ -274,12 +272,16 @@ class Launcher:
             raise
         return pidfd
 
-    async def _ask(self, packet: bytes, fds: Sequence[int]) -> Reply:
+    async def _ask(
+        self, packet: bytes, fds: Sequence[int], zygote: HasSocket | None = None
+    ) -> Reply:
         """Send a request."""
         await self._places.acquire()
         try:
             if self._lost:
                 raise gone()
+            if zygote is not None:  # only now: the number of one let go of may be another's by now
+                fds = (*fds, zygote.fileno())
             socket.send_fds(self._socket, [packet], fds)
         except OSError as error:
             self._places.release()

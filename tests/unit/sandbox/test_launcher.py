@@ -274,6 +274,30 @@ async def test_a_request_whose_zygote_was_let_go_of_meanwhile_is_not_the_launche
     assert not scripted.launcher.ended()
 
 
+async def test_a_number_that_is_another_s_by_now_does_not_go_as_the_zygote(
+    scripted: Scripted,
+) -> None:
+    asked = [
+        asyncio.ensure_future(spawn(scripted.launcher)) for _ in range(launching.UNDER_WAY_MAX)
+    ]
+    zygote, far = socket.socketpair()
+    waiting = asyncio.ensure_future(scripted.launcher.sandbox(REQUEST, (), zygote))
+    await asyncio.sleep(0.01)
+    number = zygote.fileno()
+    zygote.close()
+    another = os.dup2(far.fileno(), number)
+    await scripted.asked()
+    scripted.answer(fds=1)
+    close(await asked[0])
+    with pytest.raises(SandboxUnavailable) as caught:
+        await waiting
+    assert caught.value.step == "zygote"
+    scripted.launcher.kill()
+    await asyncio.gather(*asked, return_exceptions=True)
+    os.close(another)
+    far.close()
+
+
 async def test_who_was_cancelled_while_he_waited_still_takes_his_own_answer(
     scripted: Scripted,
 ) -> None:
