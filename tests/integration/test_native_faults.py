@@ -128,11 +128,37 @@ async def test_a_zygote_without_room_for_all_descriptors_of_a_request_forks_no_c
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
 
 
+async def test_a_launcher_without_room_for_a_sandbox_keeps_nothing_of_what_it_made_for_it(
+    backend: NativeBackend,
+) -> None:
+    """It has made a network namespace, the number of which a refusal does not tell."""
+    async with prepared(backend) as sandbox:
+        request = 2 + len(sandbox.group.procs())
+    backend.launcher.networks.clear()
+    pid = launcher().pid
+    before, (soft, hard) = _open(pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    namespace, gate = 5, 2
+    try:
+        for room in (namespace + 1, namespace + gate):
+            limit = _lowest(pid, request + room)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+            with pytest.raises(SandboxUnavailable):
+                await backend.prepare("python")
+            assert _open(pid) == before
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+
+
 def _lowest(pid: int, room: int) -> int:
     """The limit with which a process can open ``room`` descriptors more."""
-    taken = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    taken = _open(pid)
     free = (fd for fd in range(len(taken) + room) if fd not in taken)
     return [fd for fd, _ in zip(free, range(room), strict=False)][-1] + 1
+
+
+def _open(pid: int) -> set[int]:
+    return {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
 
 
 async def test_a_program_whose_zygote_dies_is_a_failure_of_the_service(

@@ -226,18 +226,13 @@ static const char *admit(pid_t pid, const struct sandbox *box, int gate)
     return write(gate, "", 1) == 1 ? NULL : "gate";
 }
 
-static void launch(struct request *r, struct sandbox *box, const struct filter *filter,
-                   struct answer *a)
+/* The step that failed, or NULL. */
+static const char *launch(struct request *r, struct sandbox *box, const struct filter *filter,
+                          struct answer *a)
 {
     int gate[2], pidfd = -1;
-    if (network_enter(box->network, &a->network) < 0) {
-        refuse(a, "network namespace");
-        return;
-    }
-    if (pipe2(gate, O_CLOEXEC) < 0) {
-        refuse(a, "gate");
-        return;
-    }
+    if (pipe2(gate, O_CLOEXEC) < 0)
+        return "gate";
     a->pid = clone_sandbox(box->init_uid, &pidfd);
     if (a->pid == 0)
         sandbox_child(gate[0], r, box, filter);
@@ -245,9 +240,25 @@ static void launch(struct request *r, struct sandbox *box, const struct filter *
     if (a->pid > 0)
         a->fds[a->fd_count++] = pidfd;
     const char *failed = a->pid < 0 ? "clone" : admit(a->pid, box, gate[1]);
-    if (failed)
-        refuse(a, failed);
+    int saved = errno;
     close(gate[1]); /* a child still waiting for the gate ends here */
+    errno = saved;
+    return failed;
+}
+
+static void launch_networked(struct request *r, struct sandbox *box, const struct filter *filter,
+                             struct answer *a)
+{
+    if (network_enter(box->network, &a->network) < 0) {
+        refuse(a, "network namespace");
+        return;
+    }
+    const char *failed = launch(r, box, filter, a);
+    if (!failed)
+        return;
+    refuse(a, failed);
+    if (a->network != box->network)
+        network_forget(a->network); /* a refusal tells no number */
 }
 
 static void on_sandbox(struct request *r, const struct filter *filter, struct answer *a)
@@ -269,7 +280,7 @@ static void on_sandbox(struct request *r, const struct filter *filter, struct an
         r->fd_count < others || box.proc_count > PROCS_MAX)
         refuse(a, "request");
     else
-        launch(r, &box, filter, a);
+        launch_networked(r, &box, filter, a);
     free(box.source);
     free_strings(box.argv);
     free_strings(box.env);

@@ -126,3 +126,9 @@ int network_enter(int used, int *taken)
         kept[*taken] = made;
     return 0;
 }
+
+void network_forget(int taken)
+{
+    if (taken >= 0 && taken == kept_count - 1)
+        network_close(&kept[--kept_count]);
+}

@@ -11,5 +11,7 @@
  * configure it, and what lives on after a socket (a port in TIME_WAIT, a cached route or metric)
  * takes a packet to come into being. Otherwise a new one takes its place and its number. */
 int network_enter(int used, int *taken);
+/* Let go of the newest one, of whose number nobody else knows; nothing if that is -1. */
+void network_forget(int taken);
 
 #endif
