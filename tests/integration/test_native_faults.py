@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.host import (
@@ -30,6 +31,7 @@ from code_executor.model import Outcome, Plan, RunStatus
 from code_executor.sandbox import native_sandbox
 from code_executor.sandbox import running as run_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
+from code_executor.sandbox.launcher import Spawning
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.native_sandbox import NativeSandbox
 
@@ -147,6 +149,32 @@ async def test_a_launcher_without_room_for_a_sandbox_keeps_nothing_of_what_it_ma
             assert _open(pid) == before
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+
+
+async def test_a_service_without_room_for_a_sandbox_s_pidfd_loses_nothing_but_the_sandbox(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+    assert backend._uids is not None
+    free, networks = len(backend._uids._free), len(backend.launcher.networks)
+    limits, ask = resource.getrlimit(resource.RLIMIT_NOFILE), backend.launcher.sandbox
+
+    async def ask_with_the_last(*request: Any) -> Spawning:
+        spawning = await ask(*request)
+        os.close(lowest := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        return spawning
+
+    monkeypatch.setattr(backend.launcher, "sandbox", ask_with_the_last)
+    asked = asyncio.ensure_future(backend.prepare("python"))
+    await asyncio.wait({asked}, timeout=0.3)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with pytest.raises(SandboxUnavailable):
+        await asked
+    monkeypatch.undo()
+    await nothing_left(backend)
+    assert (len(backend._uids._free), len(backend.launcher.networks)) == (free, networks)
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
 
 

@@ -51,6 +51,14 @@ class Spawned:
     pidfd: int
 
 
+class Unheld(SandboxUnavailable):
+    """There is a PID 1, but this process had no room for its descriptor."""
+
+    def __init__(self, network: int) -> None:
+        super().__init__("no sandbox: too many open files", step="pidfd")
+        self.network = network
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxRequest:
     """What the launcher needs to know of a sandbox (``init/setup.h``, struct sandbox)."""
@@ -144,13 +152,20 @@ class Spawning:
         self.control = control
 
     async def spawned(self) -> Spawned:
-        """Its PID 1; at once if that has said something. Raises as :meth:`Reply.take`."""
+        """Its PID 1; at once if that has said something.
+
+        Raises:
+            Unheld: it is there, and nobody holds it.
+            SandboxUnavailable: there is none; as :meth:`Reply.take`.
+        """
         try:
-            pid, network, (pidfd,) = await self._reply.take()
+            pid, network, fds = await self._reply.take()
         except SandboxUnavailable:
             self._refused()
             raise
-        return Spawned(pid, network, pidfd)
+        if not fds:
+            raise Unheld(network)
+        return Spawned(pid, network, fds[0])
 
     def drop(self) -> None:
         """Nobody wants to know any more."""
@@ -266,11 +281,13 @@ class Launcher:
         packet += frames.strings([e.encode() for e in env])
         reply = await self._ask(packet, fds)
         try:
-            _, _, (pidfd,) = await reply.take()
+            _, network, fds = await reply.take()
         except BaseException:
             reply.drop()
             raise
-        return pidfd
+        if not fds:
+            raise Unheld(network)
+        return fds[0]
 
     async def _ask(
         self, packet: bytes, fds: Sequence[int], zygote: HasSocket | None = None

@@ -20,6 +20,7 @@ from code_executor.sandbox.launcher import (
     SandboxRequest,
     Spawned,
     Spawning,
+    Unheld,
 )
 from code_executor.sandbox.running import RunsPlans, until_empty
 from code_executor.sandbox.session import Session
@@ -111,6 +112,8 @@ class NativeSandbox(RunsPlans):
         """Take the launcher's answer; raises as :meth:`Spawning.spawned`."""
         try:
             self._spawned = await spawning.spawned()
+        except Unheld:
+            raise  # it is still to be ended
         except SandboxUnavailable:
             self._spawning = None
             raise
@@ -185,6 +188,9 @@ class NativeSandbox(RunsPlans):
         try:
             async with asyncio.timeout(REMOVE_TIMEOUT_S):
                 await self._learn(spawning)
+        except Unheld as there:
+            self.network = there.network
+            return self._joined  # it ends with the channel, and leaves the group when it has
         except SandboxUnavailable:
             pass  # there is none, or it ends with the launcher
         except TimeoutError:
@@ -215,9 +221,8 @@ class NativeSandbox(RunsPlans):
 
     async def _leave_group(self, known: bool) -> bool:
         """Whether nothing is left; ``known``: and no process can come into it any more."""
-        if not await until_empty(self.group, REMOVE_TIMEOUT_S):
-            return False
-        return (known and self.group.recycle()) or (
+        known_empty = await until_empty(self.group, REMOVE_TIMEOUT_S) and known
+        return (known_empty and self.group.recycle()) or (
             await asyncio.to_thread(self.group.remove) and known
         )
 

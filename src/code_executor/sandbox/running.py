@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -249,19 +250,26 @@ class RunsPlans(ABC):
 async def until_empty(group: Group, seconds: float) -> bool:
     """End what is in a control group until nothing is; whether that was so within ``seconds``.
 
-    It empties a moment after the last process is reaped. One that a runtime has removed is empty;
-    one that cannot be read for another reason cannot be removed either, as its owner will see.
+    It empties a moment after the last process is reaped.
     """
     deadline = time.monotonic() + seconds
     pause = 0.001
-    with contextlib.suppress(OSError):
-        while not group.empty():
-            if time.monotonic() > deadline:
-                return False
+    while not _looks_empty(group):
+        if time.monotonic() > deadline:
+            return False
+        with contextlib.suppress(OSError):
             group.kill()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.1)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 0.1)
     return True
+
+
+def _looks_empty(group: Group) -> bool:
+    """One that a runtime has removed is; one that cannot be read otherwise is not."""
+    try:
+        return group.empty()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENODEV)
 
 
 class _Progress:

@@ -23,6 +23,7 @@ from code_executor.sandbox.launcher import (
     SandboxRequest,
     Spawned,
     Spawning,
+    Unheld,
     environment,
 )
 
@@ -193,6 +194,20 @@ async def test_a_failed_step_is_named_and_what_came_with_it_is_closed(scripted: 
     assert caught.value.step == "clone"
     assert os.strerror(errno.ENOSPC) in caught.value.message
     assert descriptors() == before
+    assert scripted.launcher.alive
+
+
+async def test_a_sandbox_whose_descriptor_was_lost_is_there_all_the_same(
+    scripted: Scripted,
+) -> None:
+    scripted.launcher.networks.append(7)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    await scripted.asked()
+    scripted.answer()
+    with pytest.raises(Unheld) as caught:
+        await asking
+    assert caught.value.network == 5
+    assert not scripted.launcher.networks  # it uses that
     assert scripted.launcher.alive
 
 
