@@ -9,6 +9,7 @@ Source of every file's meaning: the kernel's Documentation/admin-guide/cgroup-v1
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from dataclasses import dataclass
@@ -137,7 +138,9 @@ class Group:
                 for path in attempt:
                     with contextlib.suppress(FileNotFoundError):  # no swap accounting
                         write_control(path, text)
-            except OSError:
+            except OSError as refused:
+                if refused.errno not in (errno.EBUSY, errno.EINVAL):
+                    raise
                 continue
             return
         raise SandboxUnavailable("the memory limit could not be set", step="memory limit")

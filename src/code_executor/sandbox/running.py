@@ -142,6 +142,8 @@ class RunsPlans(ABC):
         except SandboxUnavailable:
             watch.decide(OOM)
             raise
+        except OSError as error:
+            raise SandboxUnavailable("the limits could not be set", step="start") from error
 
     async def _programs(
         self, session: Session, plan: Plan, watch: Watch, progress: _Progress

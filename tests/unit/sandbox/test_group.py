@@ -175,13 +175,34 @@ def test_a_kernel_without_swap_accounting_is_no_failure(layout: Layout) -> None:
     assert limit.read_text().startswith("7")
 
 
-def test_a_memory_limit_that_cannot_be_set_is_a_failure(v1: Layout) -> None:
+def _refuse_memory(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    write = group.write_control
+
+    def refuse(path: str, text: str) -> None:
+        if "/memory." in path:
+            raise OSError(number, os.strerror(number))
+        write(path, text)
+
+    monkeypatch.setattr(group, "write_control", refuse)
+
+
+def test_a_memory_limit_below_what_is_used_is_a_failure(
+    v1: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     v1.make()
-    v1.file("memory.limit_in_bytes").unlink()
-    v1.file("memory.limit_in_bytes").mkdir()
+    _refuse_memory(monkeypatch, errno.EBUSY)
     with pytest.raises(SandboxUnavailable) as caught:
         v1.group.limit(memory_bytes=7, processes=1)
     assert caught.value.step == "memory limit"
+
+
+def test_what_else_keeps_a_memory_limit_from_being_set_is_told_as_it_is(
+    v1: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v1.make()
+    _refuse_memory(monkeypatch, errno.EMFILE)
+    with pytest.raises(OSError, match="files"):
+        v1.group.limit(memory_bytes=7, processes=1)
 
 
 def test_a_name_taken_already_is_not_taken_over(layout: Layout) -> None:
