@@ -310,6 +310,23 @@ async def test_a_keeper_who_gave_way_takes_no_room_that_is_taken_by_then() -> No
         backend.open()
 
 
+async def test_what_is_prepared_for_somebody_expected_counts_for_the_floor() -> None:
+    backend = Slow()
+    async with running(backend, {"python": Size(1, 3)}, budget=2) as pool:
+        await until(lambda: len(backend.gates) == 1)
+        takers = [asyncio.create_task(pool.take("python")) for _ in range(2)]
+        await until(lambda: len(backend.gates) == 2)
+        with pool.expected("python"), pool.expected("python"):
+            await until(lambda: len(backend.gates) == 4)
+            for gate in backend.gates[:2]:
+                gate.set()
+            for taker in takers:
+                pool.retire(await taker)
+            await asyncio.sleep(0.005)
+            assert len(backend.gates) == 4
+        backend.open()
+
+
 async def test_what_is_prepared_for_somebody_expected_may_fail() -> None:
     backend = Slow()
     async with running(backend, {"python": Size(0, 2)}) as pool:
