@@ -139,7 +139,7 @@ async def test_a_launcher_without_room_for_a_sandbox_keeps_nothing_of_what_it_ma
     backend.launcher.networks.clear()
     pid = launcher().pid
     before, (soft, hard) = _open(pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    namespace, gate = 5, 2
+    namespace, gate = 6, 2
     try:
         for room in (namespace + 1, namespace + gate):
             limit = _lowest(pid, request + room)

@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
 LOOK = """
 import os
 for name in sorted(("dev", "snmp", "snmp6", "netstat", "tcp", "tcp6", "udp", "udp6", "raw", "unix",
-                    "sockstat", "route", "arp", "igmp", "if_inet6", "dev_mcast", "netlink")):
+                    "sockstat", "route", "ipv6_route", "rt6_stats", "arp", "igmp", "if_inet6",
+                    "dev_mcast", "netlink")):
     try: text = open(f"/proc/self/net/{name}").read()
     except OSError as error: text = str(error)
     if name == "unix": text = "".join(l for l in text.splitlines(True) if "@" in l)
@@ -56,6 +57,10 @@ LEAVING = {
         import socket
         try: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).sendto(b"x", ("2001:db8::1", 9))
         except OSError: pass
+    """,
+    "a route of a connected socket, IPv6": """
+        import socket
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).connect(("::1", 9))
     """,
     "an abstract socket of a daemon": """
         import os, socket, time

@@ -14,7 +14,7 @@ enum { COUNTERS_MAX = 16384, KEPT_MAX = 64 };
 /* A namespace, and what is read of it before it is used again. These stay open: to find them costs
  * more than to read them. */
 struct network {
-    int self, sockets, device, protocols, protocols6;
+    int self, sockets, device, protocols, protocols6, routes6;
 };
 
 static struct network kept[KEPT_MAX];
@@ -39,18 +39,22 @@ static void network_close(struct network *n)
     close(n->device);
     close(n->protocols);
     close(n->protocols6);
-    *n = (struct network){-1, -1, -1, -1, -1};
+    close(n->routes6);
+    *n = (struct network){-1, -1, -1, -1, -1, -1};
 }
 
 /* Of the namespace that this process is in. */
 static int network_open(struct network *n)
 {
+    n->routes6 = -1;
     n->self = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
     n->sockets = open("/proc/self/net/sockstat", O_RDONLY | O_CLOEXEC);
     n->device = open("/proc/self/net/dev", O_RDONLY | O_CLOEXEC);
     n->protocols = open("/proc/self/net/snmp", O_RDONLY | O_CLOEXEC);
     n->protocols6 = open("/proc/self/net/snmp6", O_RDONLY | O_CLOEXEC);
-    int complete = n->protocols6 >= 0 || errno == ENOENT; /* a kernel without IPv6 */
+    if (n->protocols6 >= 0)
+        n->routes6 = open("/proc/self/net/rt6_stats", O_RDONLY | O_CLOEXEC);
+    int complete = n->routes6 >= 0 || errno == ENOENT; /* a kernel without IPv6 */
     if (complete && n->self >= 0 && n->sockets >= 0 && n->device >= 0 && n->protocols >= 0)
         return 0;
     int saved = errno;
@@ -70,11 +74,12 @@ static size_t append(int fd, char *text, size_t size)
 }
 
 /* The counters of the interface, and of IP, ICMP, TCP and UDP, which know of packets that never came
- * to an interface: for want of a route, say. */
+ * to an interface: for want of a route, say. IPv6 keeps a route for each processor on which a socket
+ * was connected, and tells how many. */
 static size_t counters(const struct network *n, char *text)
 {
     size_t size = append(n->protocols, text, append(n->device, text, 0));
-    return n->protocols6 < 0 ? size : append(n->protocols6, text, size);
+    return n->protocols6 < 0 ? size : append(n->routes6, text, append(n->protocols6, text, size));
 }
 
 static char pristine[COUNTERS_MAX];
