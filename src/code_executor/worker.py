@@ -32,8 +32,9 @@ from code_executor.ports import Clock
 
 _log = get_logger("worker")
 
-BEFORE_START = frozenset({"prepare", "start"})
-"""Steps in whose failure no instruction of the program has been executed."""
+BEFORE_START = frozenset({"prepare", "start", "release"})
+"""Steps in whose failure no instruction of the program has been executed. The last is init's: the
+interpreter that waited is not there to take all of its job, and begins nothing before it has."""
 
 
 class Turns:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.integration.host import (
@@ -31,7 +29,6 @@ from code_executor.model import Outcome, Plan, RunStatus
 from code_executor.sandbox import native_sandbox
 from code_executor.sandbox import running as run_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
-from code_executor.sandbox.launcher import Spawning
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.native_sandbox import NativeSandbox
 
@@ -109,84 +106,6 @@ async def test_a_request_that_the_zygote_has_taken_to_its_grave_survives(
     for zygote in zygotes():
         await zygote.end()
     assert said(await asyncio.wait_for(asked, 20)) == b"hello\n"
-
-
-@pytest.mark.parametrize("lacking", [1, 2, 4])
-async def test_a_zygote_without_room_for_all_descriptors_of_a_request_forks_no_child(
-    backend: NativeBackend, lacking: int
-) -> None:
-    """The last of them are the run's control groups: there would be a limit less."""
-    async with prepared(backend) as sandbox:
-        needed = 6 + len(sandbox.group.procs())
-    before = {each.pid: resource.prlimit(each.pid, resource.RLIMIT_NOFILE) for each in zygotes()}
-    for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (_lowest(pid, needed - lacking), hard))
-    try:
-        with pytest.raises(SandboxUnavailable):
-            await backend.prepare("python")
-    finally:
-        for pid, limits in before.items():
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
-    assert said(await carry_out(backend, HELLO)) == b"hello\n"
-
-
-async def test_a_launcher_without_room_for_a_sandbox_keeps_nothing_of_what_it_made_for_it(
-    backend: NativeBackend,
-) -> None:
-    """It has made a network namespace, the number of which a refusal does not tell."""
-    async with prepared(backend) as sandbox:
-        request = 2 + len(sandbox.group.procs())
-    backend.launcher.networks.clear()
-    pid = launcher().pid
-    before, (soft, hard) = _open(pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    namespace, gate = 6, 2
-    try:
-        for room in (namespace + 1, namespace + gate):
-            limit = _lowest(pid, request + room)
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
-            with pytest.raises(SandboxUnavailable):
-                await backend.prepare("python")
-            assert _open(pid) == before
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-    assert said(await carry_out(backend, HELLO)) == b"hello\n"
-
-
-async def test_a_service_without_room_for_a_sandbox_s_pidfd_loses_nothing_but_the_sandbox(
-    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert said(await carry_out(backend, HELLO)) == b"hello\n"
-    assert backend._uids is not None
-    free, networks = len(backend._uids._free), len(backend.launcher.networks)
-    limits, ask = resource.getrlimit(resource.RLIMIT_NOFILE), backend.launcher.sandbox
-
-    async def ask_with_the_last(*request: Any) -> Spawning:
-        spawning = await ask(*request)
-        os.close(lowest := os.dup(0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-        return spawning
-
-    monkeypatch.setattr(backend.launcher, "sandbox", ask_with_the_last)
-    asked = asyncio.ensure_future(backend.prepare("python"))
-    await asyncio.wait({asked}, timeout=0.3)
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    with pytest.raises(SandboxUnavailable):
-        await asked
-    monkeypatch.undo()
-    await nothing_left(backend)
-    assert (len(backend._uids._free), len(backend.launcher.networks)) == (free, networks)
-    assert said(await carry_out(backend, HELLO)) == b"hello\n"
-
-
-def _lowest(pid: int, room: int) -> int:
-    """The limit with which a process can open ``room`` descriptors more."""
-    taken = _open(pid)
-    free = (fd for fd in range(len(taken) + room) if fd not in taken)
-    return [fd for fd, _ in zip(free, range(room), strict=False)][-1] + 1
-
-
-def _open(pid: int) -> set[int]:
-    return {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
 
 
 async def test_a_program_whose_zygote_dies_is_a_failure_of_the_service(

@@ -76,10 +76,11 @@ async def test_the_sandbox_is_destroyed_whatever_happened(pool: Pool, backend: F
     assert (backend.live, backend.prepared) == (set(), 1)
 
 
+@pytest.mark.parametrize("step", ["start", "release"])
 async def test_what_died_before_the_start_is_tried_once_more(
-    pool: Pool, backend: FakeBackend
+    pool: Pool, backend: FakeBackend, step: str
 ) -> None:
-    backend.run_failures.append(SandboxUnavailable("died", step="start"))
+    backend.run_failures.append(SandboxUnavailable("died", step=step))
     assert (await worker(pool).execute(PLAN, tenant="a")).exit_code == 0
     assert backend.prepared == 2
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import math
 import os
 import re
 import tempfile
@@ -54,6 +55,7 @@ from code_executor.sandbox.zygote import ZYGOTE_HOME, Zygote, warm_files
 log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
+ZYGOTE_RETRY_S = 30.0  # without it sandboxes are prepared as without a zygote: slower
 SPARE_OPEN_MAX = 32  # groups kept so with their files open
 OLDEST_KERNEL = (5, 12)
 HOST_RUN = Path("/run/code-executor")
@@ -93,6 +95,7 @@ class NativeBackend:
         self._scratch_mb = scratch_mb
         self._lock = asyncio.Lock()
         self._zygotes: dict[str, Zygote] = {}
+        self._again: dict[str, float] = {}  # when a zygote that could not be started is tried again
         self._live: dict[str, NativeSandbox] = {}
         self._groups: deque[Group] = deque()
         self._count = 0
@@ -165,8 +168,9 @@ class NativeBackend:
             self._zygotes[name] = await Zygote.start(
                 self.launcher, name, language.run, environment(env)
             )
-        except SandboxUnavailable as error:
-            log.warning("zygote_failed", flavour=name, error=error.message)
+        except (SandboxUnavailable, OSError) as error:
+            self._again[name] = asyncio.get_running_loop().time() + ZYGOTE_RETRY_S
+            log.warning("zygote_failed", flavour=name, error=str(error))
 
     async def prepare(self, flavour: str, haste: Haste | None = None) -> NativeSandbox:
         """See ``ports.Backend.prepare``."""
@@ -174,6 +178,8 @@ class NativeBackend:
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         await self._ensure_launcher()
+        if self._again:
+            await self._try_again(flavour)
         launcher, zygote = self.launcher, self._zygotes.get(flavour)
         try:
             return await self._prepare(flavour, zygote, haste)
@@ -192,6 +198,16 @@ class NativeBackend:
         async with self._lock:
             if not self.launcher.alive:
                 await self._start_launcher()
+
+    async def _try_again(self, name: str) -> None:
+        """Where a zygote could not be started some time ago, it may be possible now."""
+        now = asyncio.get_running_loop().time()
+        if self._again.get(name, math.inf) > now:
+            return
+        async with self._lock:
+            if self._again.get(name, math.inf) <= now:
+                del self._again[name]
+                await self._start_zygote(name, *self._flavours[name])
 
     async def _replace_zygote(self, name: str, dead: Zygote) -> None:
         """Start a zygote anew, unless another request that met the dead one has done so."""
@@ -280,6 +296,7 @@ class NativeBackend:
         for zygote in self._zygotes.values():
             zygote.close()
         self._zygotes.clear()
+        self._again.clear()
 
     async def close(self) -> None:
         """See ``ports.Backend.close``."""

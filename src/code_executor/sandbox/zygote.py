@@ -42,22 +42,21 @@ class Zygote:
 
         Raises:
             SandboxUnavailable: it did not become warm; its words are in the message.
+            OSError: there is no room for its descriptors.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Its streams are pipes, as a program's are: the interpreter chooses its buffers by that.
-        stdin_r, stdin_w = os.pipe()
-        log_r, log_w = os.pipe()
-        try:
-            fds = (theirs.fileno(), stdin_r, log_w, log_w)
+        with contextlib.ExitStack() as its, contextlib.ExitStack() as kept:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            kept.enter_context(ours)
+            its.enter_context(theirs)
+            # Pipes, as a program's streams are: the interpreter chooses its buffers by that.
+            stdin = os.pipe()
+            its.callback(_close_all, stdin)
+            log_r, log_w = os.pipe()
+            kept.callback(os.close, log_r)
+            its.callback(os.close, log_w)
+            fds = (theirs.fileno(), stdin[0], log_w, log_w)
             pidfd = await launcher.zygote(argv, env, fds)
-        except BaseException:
-            ours.close()
-            os.close(log_r)
-            raise
-        finally:
-            theirs.close()
-            for fd in (stdin_r, stdin_w, log_w):
-                os.close(fd)
+            kept.pop_all()
         ours.setblocking(False)
         os.set_blocking(log_r, False)
         zygote = cls(name, ours, pidfd, log_r)
@@ -118,3 +117,8 @@ def warm_files(built: Binaries) -> dict[str, Path]:
         f"{ZYGOTE_HOME}/sitecustomize.py": BOOTSTRAP / "zygote.py",
         f"{ZYGOTE_HOME}/rehearsal.py": BOOTSTRAP / "rehearsal.py",
     }
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
