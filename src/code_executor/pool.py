@@ -275,7 +275,7 @@ class Pool:
 
     async def _add(self, shelf: Shelf, *, by_keeper: bool) -> None:
         """Prepare one for the shelf, or for whoever claims it meanwhile."""
-        haste = Haste(needed=False)
+        haste = Haste(needed=False, spare=shelf.coming() >= shelf.size.floor)
         making = Making(self._prepare(shelf, haste), haste, by_keeper)
         shelf.making.append(making)
         try:

@@ -57,10 +57,14 @@ class Sandbox(Protocol):
 
 
 class Haste:
-    """Whether somebody waits for what is being prepared; from some moment on somebody may."""
+    """Whether somebody waits for what is being prepared; from some moment on somebody may.
 
-    def __init__(self, *, needed: bool = True) -> None:
+    ``spare``: nobody does, and it is one more than there have to be.
+    """
+
+    def __init__(self, *, needed: bool = True, spare: bool = False) -> None:
         self.needed = needed
+        self.spare = spare
         self._told: Callable[[], None] | None = None
 
     def on_need(self, told: Callable[[], None]) -> None:

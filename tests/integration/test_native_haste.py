@@ -67,13 +67,14 @@ async def test_a_preparation_that_becomes_needed_yields_no_more(backend: NativeB
         await sandbox.destroy()
 
 
+@pytest.mark.parametrize("spare", [False, True])
 async def test_patience_with_a_preparation_that_gets_no_time_ends(
-    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch, spare: bool
 ) -> None:
     monkeypatch.setattr(native_sandbox, "PATIENCE_S", 0.0)
-    sandbox = await backend.prepare("node", Haste(needed=False))
+    sandbox = await backend.prepare("node", Haste(needed=False, spare=spare))
     try:
-        assert not yields(sandbox)
+        assert yields(sandbox) == spare  # what only adds to a stock has more of it
     finally:
         await sandbox.destroy()
 

@@ -221,6 +221,16 @@ async def test_what_is_prepared_ahead_is_not_needed_yet_and_what_is_asked_for_is
         assert [haste.needed for haste in backend.hastes] == [False, True]
 
 
+async def test_what_is_more_than_the_floor_is_prepared_as_spare() -> None:
+    backend = FakeBackend()
+    async with running(backend, {"python": Size(1, 4)}, tick_s=5) as pool:
+        await until(lambda: pool.levels()["python"] == 1)
+        for sandbox in [await pool.take("python") for _ in range(3)]:
+            pool.retire(sandbox)
+        await until(lambda: pool.levels()["python"] > 1)
+        assert (backend.hastes[0].spare, backend.hastes[-1].spare) == (False, True)
+
+
 async def test_a_taker_claims_what_is_being_prepared_and_it_hurries() -> None:
     backend = Slow()
     async with running(backend, {"python": Size(1, 1)}) as pool:
@@ -274,8 +284,6 @@ async def test_beside_the_keeper_s_a_second_is_prepared_when_takers_are_faster()
         await asyncio.sleep(0.05)
         assert for_the_shelf() == 2
         backend.open()
-        for taker in takers:
-            pool.retire(await taker)
 
 
 async def test_no_more_are_prepared_than_are_expected_or_kept_or_at_once() -> None:

@@ -30,6 +30,7 @@ from code_executor.sandbox.zygote import Zygote
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0
 PATIENCE_S = 1.0  # a busy host leaves nothing to a preparation that yields: then it does no more
+SPARE_PATIENCE_S = 8.0  # what only adds to a stock has more
 OWN_PROCESSES = 1  # init counts in the pids controller too
 
 
@@ -96,7 +97,8 @@ class NativeSandbox(RunsPlans):
         self._spawning = spawning
         self._session = Session(spawning.control, self._readers)
         deadline = self._session.deadline(PREPARE_TIMEOUT_S)
-        patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
+        patient = SPARE_PATIENCE_S if haste.spare else PATIENCE_S
+        patience = asyncio.get_running_loop().call_later(patient, self._hurry)
         try:
             await self._session.ready()
             self._joined = True  # init, and who waits for the program, put themselves in
