@@ -49,12 +49,13 @@ class Zygote:
             kept.enter_context(ours)
             its.enter_context(theirs)
             # Pipes, as a program's streams are: the interpreter chooses its buffers by that.
-            stdin = os.pipe()
-            its.callback(_close_all, stdin)
+            stdin_r, stdin_w = os.pipe()
+            its.callback(os.close, stdin_r)
+            its.callback(os.close, stdin_w)
             log_r, log_w = os.pipe()
             kept.callback(os.close, log_r)
             its.callback(os.close, log_w)
-            fds = (theirs.fileno(), stdin[0], log_w, log_w)
+            fds = (theirs.fileno(), stdin_r, log_w, log_w)
             pidfd = await launcher.zygote(argv, env, fds)
             kept.pop_all()
         ours.setblocking(False)
@@ -117,8 +118,3 @@ def warm_files(built: Binaries) -> dict[str, Path]:
         f"{ZYGOTE_HOME}/sitecustomize.py": BOOTSTRAP / "zygote.py",
         f"{ZYGOTE_HOME}/rehearsal.py": BOOTSTRAP / "rehearsal.py",
     }
-
-
-def _close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)

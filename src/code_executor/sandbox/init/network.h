@@ -9,7 +9,8 @@
  * if it is as it was when new, told from the kernel's own counters: no packet was ever sent or
  * refused in it, and no socket is left. Then nothing of that run can be: a program has no right to
  * configure it, and what lives on after a socket (a port in TIME_WAIT, a cached route or metric)
- * takes a packet to come into being, or is a route of IPv6, which are counted. Otherwise a new one takes its place and its number. */
+ * takes a packet to come into being, or is a route of IPv6, which are counted. Otherwise a new one
+ * takes its place and its number. */
 int network_enter(int used, int *taken);
 /* Let go of the newest one, of whose number nobody else knows; nothing if that is -1. */
 void network_forget(int taken);
