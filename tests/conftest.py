@@ -62,9 +62,9 @@ async def native(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Back
 
 
 @asynccontextmanager
-async def running_native(data_dir: Path) -> AsyncIterator[Backend]:
+async def running_native(data_dir: Path, **given: Any) -> AsyncIterator[Backend]:
     """A started native backend. Where none can start the test fails, or is skipped on request."""
-    settings = Settings(data_dir=data_dir, runtime_dir=runtime_dir())
+    settings = Settings(data_dir=data_dir, runtime_dir=runtime_dir(), **given)
     backend = make_backend(settings, make_languages(settings))
     try:
         await backend.start()

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -309,7 +310,8 @@ def test_a_waiting_interpreter_gets_its_job_on_its_socket(drive_init: Path, tmp_
     many = [f"{n}" for n in range(1234)]
     init.send(*frames.staged("main.txt", b"program"), warm(*many))
     out, err = streams(init.until(Kind.LISTED))
-    assert out.decode() == "1234|" + "|".join(many) + "|A=1|\nprogram"
+    rest = "1234|" + "|".join(many) + "|A=1|"
+    assert out.decode() == f"{len(rest)}|{rest}\nprogram"
     assert err == b""
     init.leave()
 
@@ -359,10 +361,15 @@ class Zygote:
         data, fds, _, _ = socket.recv_fds(init.zygote, 16, 8)
         assert data == struct.pack("<I", 64)
         self.init, self.stdin, self.stdout, self.stderr, self.go, self.ending = fds
-        self.fds = fds
+        self.fds = set(fds)
 
     def ends(self, status: int) -> None:
         os.write(self.ending, struct.pack("<iIQQQ", status, 0, 1, 2, 3))
+
+    def closes(self, *names: str) -> None:
+        for fd in (getattr(self, name) for name in names):
+            self.fds.remove(fd)
+            os.close(fd)
 
     def close(self) -> None:
         for fd in self.fds:
@@ -383,7 +390,7 @@ def zygote(drive_init: Path, tmp_path: Path) -> Iterator[tuple[Init, Zygote]]:
 def test_a_forked_program_s_end_comes_from_the_zygote(zygote: tuple[Init, Zygote]) -> None:
     init, program = zygote
     init.send(frame(Kind.STDIN, b"input"), warm("a"))  # its start goes without saying
-    assert b"".join(iter(lambda: os.read(program.go, 100), b"")) == b"1\0a\0A=1\0"
+    assert b"".join(iter(lambda: os.read(program.go, 100), b"")) == b"8\x001\0a\0A=1\0"
     assert os.read(program.stdin, 100) == b"input"
     os.write(program.stdout, b"out")
     assert init.expect(Kind.STDOUT) == b"out"
@@ -394,6 +401,31 @@ def test_a_forked_program_s_end_comes_from_the_zygote(zygote: tuple[Init, Zygote
     (ended,) = [frames.decode_ended(payload) for kind, payload in got if kind is Kind.ENDED]
     assert (ended.wait_status, ended.user_us, ended.system_us, ended.maxrss_kb) == (9 << 8, 1, 2, 3)
     init.leave()
+
+
+def test_the_end_of_the_output_alone_wakes_nobody(zygote: tuple[Init, Zygote]) -> None:
+    """It comes with each program's end, a little before the word of it."""
+    init, program = zygote
+    init.send(warm("a"))
+    assert os.read(program.go, 100)
+    os.write(program.stdout, b"out")
+    assert init.expect(Kind.STDOUT) == b"out"
+    before = asleep(init)
+    assert "sleeping" in before[0]
+    program.closes("stdout", "stderr")
+    assert asleep(init) == before
+    program.ends(0)
+    assert streams(init.until(Kind.LISTED)) == (b"", b"")
+    init.leave()
+
+
+def asleep(init: Init) -> list[str]:
+    """What init does after a moment, and how often it has gone to sleep."""
+    time.sleep(0.1)
+    pid = init.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lines = Path(f"/proc/{(children or [pid])[0]}/status").read_text().splitlines()
+    return [line for line in lines if line.startswith(("State", "voluntary_ctxt_switches"))]
 
 
 @pytest.mark.parametrize("half", [b"", b"\0\0\0\0"])

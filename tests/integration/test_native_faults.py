@@ -88,6 +88,22 @@ async def test_a_zygote_that_died_is_started_anew_and_the_request_survives(
     assert len(zygotes()) == ZYGOTES
 
 
+async def test_what_a_child_inherits_of_its_zygote_is_for_the_child(backend: NativeBackend) -> None:
+    """The filter holds the zygote, too; being the kernel's first victim is a child's alone."""
+    async with prepared(backend) as sandbox:
+        task = await running(backend, sandbox)
+        (init,) = inits()
+        assert _oom_score_adj(_program(init)) == 500
+        assert {_oom_score_adj(zygote) for zygote in zygotes()} == {_oom_score_adj(launcher())}
+        for process in (_program(init), *zygotes()):
+            assert "\nSeccomp:\t2\n" in Path(f"/proc/{process.pid}/status").read_text()
+        task.cancel()
+
+
+def _oom_score_adj(process: Process) -> int:
+    return int(Path(f"/proc/{process.pid}/oom_score_adj").read_text())
+
+
 async def test_many_requests_survive_the_death_of_their_zygote(backend: NativeBackend) -> None:
     for zygote in zygotes():
         await zygote.end()

@@ -13,6 +13,7 @@ import pytest
 from code_executor.ports import Backend
 from code_executor.sandbox.build import BUILD
 from code_executor.sandbox.conformance.bench import plan, python
+from code_executor.sandbox.seccomp import number
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
 
@@ -44,6 +45,37 @@ async def test_nothing_of_the_other_children(native: Backend, symbol: str) -> No
         for sandbox in others:
             await sandbox.destroy()
     assert (outcome.stdout.data, outcome.stderr.data) == (b"False\n", b"")
+
+
+OPENS = """
+import ctypes, re
+system_call = ctypes.CDLL(None, use_errno=True).syscall
+system_call.argtypes = [ctypes.c_long] * 6 + [ctypes.c_ulong]
+system_call.restype = ctypes.c_long
+NO_SUCH_FILE = -1
+
+def opens(key):
+    system_call({setns}, NO_SUCH_FILE, 0, 0, 0, 0, key)
+    return ctypes.get_errno() != 1
+
+found, seen = [], set()
+with open("/proc/self/mem", "rb", 0) as memory:
+    for line in open("/proc/self/maps").read().splitlines():
+        first, last, mode, inode = re.match("(\\w+)-(\\w+) (\\S+) \\S+ \\S+ (\\d+)", line).groups()
+        if mode[0] != "r" or mode[1] != "w" or line.endswith("[vvar]"):
+            continue
+        memory.seek(int(first, 16))
+        size = int(last, 16) - int(first, 16)
+        words = memoryview(memory.read(size)).cast("Q")
+        seen.update(set(words) - seen)
+print(len(seen) > 10_000, [key for key in seen if opens(key)])
+"""
+
+
+async def test_nothing_in_it_opens_the_filter(native: Backend) -> None:
+    """The zygote's children inherit its filter, which has a lock (``init/ahead.c``)."""
+    outcome = await python(native, OPENS.format(setns=number("setns")), cpu_s=30, wall_s=60)
+    assert (outcome.stderr.data, outcome.stdout.data) == (b"", b"True []\n")
 
 
 TEXT = """

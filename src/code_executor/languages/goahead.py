@@ -250,7 +250,7 @@ def _compile(script: Path, there: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "TMPDIR": str(there)}
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(b"0\0")
+        ours.sendall(b"2\x000\0")
         ours.shutdown(socket.SHUT_WR)
         done = subprocess.run(
             [sys.executable, "-c", AT_THREE, str(theirs.fileno()), str(script)],

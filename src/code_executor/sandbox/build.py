@@ -25,6 +25,7 @@ BUILD = HERE / "_build"
 INIT_SOURCES = (
     "proto",
     "become",
+    "ahead",
     "identity",
     "stage",
     "collect",
@@ -38,6 +39,7 @@ LAUNCHER = (*INIT_SOURCES, "signals", "contained", "network", "launcher")
 ZYGOTE = (
     "proto",
     "become",
+    "ahead",
     "identity",
     "program",
     "hugepages",

@@ -163,6 +163,8 @@ class NativeBackend:
             **default_env(language),
             "PYTHONPATH": f"/{ZYGOTE_HOME}",
             "CE_PRELOAD": ",".join(flavour.preload),
+            # A profile of the operator's own may refuse what a zygote needs (init/ahead.c).
+            **({} if self._profile == seccomp.default_path() else {"CE_OWN_FILTER": "1"}),
         }
         try:
             self._zygotes[name] = await Zygote.start(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +51,27 @@ def test_the_limit_is_raised_to_what_a_large_pool_takes(monkeypatch: pytest.Monk
     assert raise_descriptor_limit(10) == 65_536
     assert raise_descriptor_limit(600_000) == 500_000
     assert told == [(100_000, 500_000), (65_536, 500_000), (500_000, 500_000)]
+
+
+FAULTS = """
+import resource
+from code_executor.cli.serve import keep_freed_memory
+
+def use():
+    parts = [bytes(1_200_000) for _ in range(2)]
+    b"".join(parts)
+
+print(keep_freed_memory())
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_of_the_size_of_a_binary_is_used_again() -> None:
+    ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    set_, faults = ran.stdout.split()
+    assert set_ == "True"
+    assert int(faults) < 1000

@@ -39,7 +39,7 @@ function warmUp() {
     fs.closeSync(fd);
   });
   attempt(() => require('module').runMain('/opt/ahead/none'));
-  apply(parse([Buffer.from(Buffer.from('0\0').subarray(0))]));
+  apply(parse([Buffer.from(Buffer.from('2\0' + '0\0').subarray(0))]));
   process.chdir(process.cwd());
 }
 
@@ -51,9 +51,11 @@ function receive() {
   const pieces = [];
   const buffer = Buffer.allocUnsafe(65536);
   fs.writeSync(GO, Buffer.alloc(1)); // ready
-  for (;;) {
+  for (let left = 1; left > 0; ) {
     const size = fs.readSync(GO, buffer, 0, buffer.length, null);
     if (size === 0) break;
+    if (pieces.length === 0) left = buffer.indexOf(0) + 1 + parseInt(buffer.latin1Slice(0, 24), 10);
+    left -= size;
     pieces.push(Buffer.from(buffer.subarray(0, size)));
   }
   fs.closeSync(GO);
@@ -61,7 +63,7 @@ function receive() {
   return parse(pieces);
 }
 
-function apply([count, ...rest]) {
+function apply([, count, ...rest]) {
   process.argv.push(...rest.slice(0, Number(count)));
   for (const pair of rest.slice(Number(count))) {
     const at = pair.indexOf('=');

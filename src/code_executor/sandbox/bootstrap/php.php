@@ -14,13 +14,16 @@
     $go = fopen('php://fd/3', 'r+b');
     stream_set_read_buffer($go, 0);
     fwrite($go, "\0"); // ready
-    $job = stream_get_contents($go);
+    $job = fread($go, 65536); // the size of the rest comes with it: it is one piece
+    $left = (int) $job + strlen((string) (int) $job) + 1 - strlen($job);
+    $job .= $left > 0 ? stream_get_contents($go, $left) : '';
     fclose($go);
     $libc?->close(3);
     if ($job === '' || $job === false) {
         exit(0);
     }
     $parts = explode("\0", $job);
+    array_shift($parts);
     array_pop($parts);
     $count = (int) array_shift($parts);
     $GLOBALS['argv'] = array_merge([$_SERVER['argv'][0]], array_splice($parts, 0, $count));

@@ -10,7 +10,7 @@ lambda do
   job = go.read
   go.close
   exit!(0) if job.empty?
-  count, *rest = job.force_encoding(Encoding::UTF_8).split("\0", -1)[0..-2]
+  _, count, *rest = job.force_encoding(Encoding::UTF_8).split("\0", -1)[0..-2]
   ARGV.replace(rest.shift(count.to_i))
   rest.each do |pair|
     name, value = pair.split('=', 2)

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 HERE = "/opt/ahead/python"
-OWN = ("PYTHONPATH", "CE_PRELOAD", "CE_SINGLE")
+OWN = ("PYTHONPATH", "CE_PRELOAD", "CE_SINGLE", "CE_OWN_FILTER")
 MAIN = "/work/main.py"
 WARM: set[str] = set()
 AT_FORK: list[dict[str, Any]] = []  # what modules want called around a fork

@@ -1,11 +1,13 @@
 #include "become.h"
 
+#include "ahead.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <linux/seccomp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -33,15 +35,14 @@ int filter_read(int fd, struct filter *filter)
     return 0;
 }
 
-/* The kernel's choice of a victim: this before init, and before anything of the host. */
 static const char *die_first(void)
 {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         return "oom_score_adj";
-    ssize_t n = write(fd, "500", 3);
+    ssize_t n = write(fd, FIRST_VICTIM, strlen(FIRST_VICTIM));
     close(fd);
-    return n == 3 ? NULL : "oom_score_adj";
+    return n > 0 ? NULL : "oom_score_adj";
 }
 
 /* What is inherited from the service is nobody's choice: every limit is set. */
@@ -91,9 +92,9 @@ static const char *drop_privileges(void)
     if (getuid() == PROGRAM_UID)
         return nothing_to_drop() < 0 ? "privileges are left" : NULL;
     for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
-        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
+        if (with_key(SYS_prctl, PR_CAPBSET_DROP, cap) < 0 && errno != EINVAL)
             return "bounding set";
-    if (setgroups(0, NULL) < 0)
+    if (with_key(SYS_setgroups, 0, 0) < 0)
         return "setgroups";
     if (setresgid(PROGRAM_GID, PROGRAM_GID, PROGRAM_GID) < 0)
         return "setresgid";
@@ -102,10 +103,10 @@ static const char *drop_privileges(void)
         return "setresuid";
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
-    if (syscall(SYS_capset, &header, none) < 0)
+    if (with_key(SYS_capset, (long)&header, (long)none) < 0)
         return "capset";
     /* gVisor knows no ambient set. */
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL)
+    if (with_key(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL) < 0 && errno != EINVAL)
         return "ambient set";
     return NULL;
 }
@@ -113,16 +114,9 @@ static const char *drop_privileges(void)
 
 static const char *confine(const struct filter *filter)
 {
-    /* Changing the uid made the process undumpable, and its /proc/self root's. */
-    if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
-        return "dumpable";
     const char *failed = die_first();
-    if (failed)
+    if (failed || !filter->rules)
         return failed;
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return "no_new_privs";
-    if (!filter->rules)
-        return NULL;
     struct sock_fprog program = {filter->count, filter->rules};
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? "seccomp" : NULL;
 }
@@ -141,5 +135,10 @@ const char *become_program(uint32_t processes, const struct filter *filter, int 
         return failed;
     if (syscall(SYS_close_range, (unsigned)keep + 1, FD_LAST, 0) < 0)
         return "close descriptors";
-    return confine(filter);
+    /* Changing the uid made the process undumpable, and its /proc/self root's. */
+    if (prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
+        return "dumpable";
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return "no_new_privs";
+    return filter ? confine(filter) : NULL;
 }

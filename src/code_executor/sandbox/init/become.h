@@ -32,10 +32,13 @@ int nothing_to_drop(void);
 void act_as_program(void);
 void act_as_init(void);
 
-/* Session, signals, directory, limits, identity, capabilities, filter: in this order.
+/* Session, signals, directory, limits, identity, capabilities, then confine(): in this order.
  *
- * `processes` 0 leaves RLIMIT_NPROC alone. `keep` is the highest descriptor to keep open. Returns NULL, or the name of the step that
- * failed, with errno; the caller must then end the process. */
+ * `processes` 0 leaves RLIMIT_NPROC alone. `keep` is the highest descriptor to keep open. A NULL `filter`: this process has inherited
+ * what confine() does (ahead.h). Returns NULL, or the name of the step that failed, with errno; the caller must then end the process. */
 const char *become_program(uint32_t processes, const struct filter *filter, int keep);
+
+/* The kernel's choice of a victim when memory ends: a program before init, and before anything of the host. */
+#define FIRST_VICTIM "500"
 
 #endif

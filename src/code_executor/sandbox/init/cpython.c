@@ -403,6 +403,8 @@ PyObject *PyInit_zygote(void)
     };
     static struct module module = {
         .base = {.head = {.references = 1}}, .name = "zygote", .size = -1, .methods = METHODS};
+    if (getenv("CE_OWN_FILTER"))
+        zygote_filter_in_children();
     if (!getenv("CE_SINGLE")) /* it never forks */
         arenas_begin();
     return PyModule_Create2(&module, STABLE_INTERFACE);

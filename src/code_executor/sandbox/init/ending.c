@@ -29,7 +29,7 @@ int forward(struct init *s, int fd, uint8_t type)
     static uint8_t buffer[PAYLOAD_OUT_MAX];
     ssize_t n = read(fd, buffer, sizeof buffer);
     if (n < 0)
-        return errno == EINTR ? 1 : errno == EAGAIN ? 2 : 0;
+        return errno == EINTR;
     if (n > 0)
         must_send(send_frame(s->control, type, buffer, (size_t)n));
     return n > 0;
@@ -37,7 +37,7 @@ int forward(struct init *s, int fd, uint8_t type)
 
 static void drain(struct init *s, int fd, uint8_t type)
 {
-    while (fd >= 0 && forward(s, fd, type) == 1)
+    while (fd >= 0 && forward(s, fd, type))
         continue;
 }
 

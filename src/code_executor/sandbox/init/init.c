@@ -57,8 +57,9 @@ void must_send(int result)
 
 /* Ask for a child that becomes the program here: what zygote.c receives, in its order. Nobody but
  * init is in the sandbox yet, and what it asks with is closed before the child can be. */
-static const char *ask_zygote(const struct sandbox *box, struct far_ends *far)
+static const char *ask_zygote(struct init *s, struct far_ends *far)
 {
+    const struct sandbox *box = s->sandbox;
     int fds[ZYGOTE_FDS_MAX] = {(int)syscall(SYS_pidfd_open, getpid(), 0), far->in, far->out,
                                far->err, far->go, far->ending};
     memcpy(fds + ZYGOTE_FIXED_FDS, box->procs, box->proc_count * sizeof(int));
@@ -73,7 +74,7 @@ static const char *ask_zygote(const struct sandbox *box, struct far_ends *far)
     close(box->zygote);
     for (size_t i = 0; i < box->proc_count; i++)
         close(box->procs[i]);
-    far_close(far);
+    far_leave(&s->program, far);
     errno = saved;
     return sent < 0 ? "zygote" : NULL;
 }
@@ -84,7 +85,7 @@ static void start_warm(struct init *s)
     int zygote = s->sandbox->warm == WARM_ZYGOTE;
     const char *failed = program_pipes(&s->program, &far, 1, zygote);
     if (!failed && zygote)
-        failed = ask_zygote(s->sandbox, &far);
+        failed = ask_zygote(s, &far);
     if (failed)
         fail(s, failed);
     if (!zygote) {
@@ -129,14 +130,10 @@ static void wait_and_serve(struct init *s)
             return;
         fail(s, "poll");
     }
-    if (polled[2].revents && forward(s, p->out, FRAME_STDOUT) == 0) {
-        close(p->out);
-        p->out = -1;
-    }
-    if (polled[3].revents && forward(s, p->err, FRAME_STDERR) == 0) {
-        close(p->err);
-        p->err = -1;
-    }
+    if (polled[2].revents)
+        forward(s, p->out, FRAME_STDOUT);
+    if (polled[3].revents)
+        forward(s, p->err, FRAME_STDERR);
     if (polled[4].revents)
         feed(s);
     if (polled[0].revents)
@@ -151,7 +148,7 @@ _Noreturn void init_serve(int in, int out, const struct sandbox *sandbox,
                           const struct filter *filter)
 {
     struct init s = {.host = in, .control = out, .staging = -1, .sandbox = sandbox, .filter = filter};
-    s.program = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
+    program_none(&s.program);
     sigset_t child, blocked;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);

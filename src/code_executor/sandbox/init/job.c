@@ -94,18 +94,22 @@ static char *append(char *at, char **strings)
     return at;
 }
 
-/* The job of a waiting interpreter: count of arguments, arguments, NAME=VALUE …, each with NUL. It
- * goes in one piece, of which the interpreter wakes once. */
+/* The job of a waiting interpreter: the size of what follows, count of arguments, arguments,
+ * NAME=VALUE …, each with NUL. It goes in one piece and tells its size, so the interpreter wakes
+ * once: for the end of the socket it would have to be woken again. */
 static const char *release(struct init *s, char **args, char **env)
 {
-    enum { COUNT_MAX = 16 };
+    enum { NUMBER_MAX = 24 };
+    char number[NUMBER_MAX];
     unsigned count = 0;
     while (args[count])
         count++;
-    char *job = malloc(COUNT_MAX + size_of(args) + size_of(env));
+    size_t size = (size_t)snprintf(number, sizeof number, "%u", count) + 1 + size_of(args) + size_of(env);
+    char *job = malloc(NUMBER_MAX + size);
     if (!job)
         return "release";
-    char *end = append(append(job + snprintf(job, COUNT_MAX, "%u", count) + 1, args), env);
+    char *end = job + snprintf(job, NUMBER_MAX, "%zu", size) + 1;
+    end = append(append(stpcpy(end, number) + 1, args), env);
     int go = s->program.go, sent = write_all(go, job, (size_t)(end - job));
     free(job);
     if (sent < 0)

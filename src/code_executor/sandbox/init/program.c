@@ -18,13 +18,19 @@ static void close_one(int *fd)
     *fd = -1;
 }
 
-void far_close(struct far_ends *far)
+void far_leave(struct program *p, struct far_ends *far)
 {
+    p->held[0] = far->out;
+    p->held[1] = far->err;
+    far->out = far->err = -1;
     close_one(&far->in);
-    close_one(&far->out);
-    close_one(&far->err);
     close_one(&far->go);
     close_one(&far->ending);
+}
+
+void program_none(struct program *p)
+{
+    *p = (struct program){0, -1, -1, -1, {-1, -1}, -1, -1, NULL, 0};
 }
 
 void program_close(struct program *p)
@@ -32,6 +38,8 @@ void program_close(struct program *p)
     close_one(&p->in);
     close_one(&p->out);
     close_one(&p->err);
+    close_one(&p->held[0]);
+    close_one(&p->held[1]);
     close_one(&p->go);
     close_one(&p->ending);
     p->pid = 0;
@@ -61,7 +69,7 @@ static int stream_pipes(struct program *p, struct far_ends *far)
 const char *program_pipes(struct program *p, struct far_ends *far, int warm, int zygote)
 {
     int pair[2];
-    *p = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
+    program_none(p);
     *far = (struct far_ends){-1, -1, -1, -1, -1};
     if (stream_pipes(p, far) < 0)
         return "pipes";
@@ -151,7 +159,7 @@ const char *program_exec(struct program *p, struct far_ends *far, char **argv, c
     const char *failed = p->pid < 0 ? "fork" : await_exec(report[0]);
     int saved = errno;
     close(report[0]);
-    far_close(far);
+    far_leave(p, far);
     errno = saved;
     return failed;
 }

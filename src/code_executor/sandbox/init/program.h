@@ -19,6 +19,8 @@ struct ending {
 struct program {
     pid_t pid;      /* 0: forked by a zygote outside, which tells of its end through `ending` */
     int in, out, err; /* init's ends; -1 when closed */
+    int held[2];    /* the other ends of out and err as well: their end says nothing that the
+                     * program's does not, and would wake init twice for it */
     int go;         /* init's end of the started-ahead interpreter's socket, or -1 */
     int ending;     /* read end of the pipe for struct ending, or -1 */
     const uint8_t *input; /* what it reads; owned by the caller */
@@ -30,9 +32,11 @@ struct far_ends {
     int in, out, err, go, ending;
 };
 
+void program_none(struct program *p);
 /* Make the pipes (and with `warm` the go socket; with `zygote` the ending pipe). Step or NULL. */
 const char *program_pipes(struct program *p, struct far_ends *far, int warm, int zygote);
-void far_close(struct far_ends *far);
+/* The program has its ends: close them here, but for those of its output. */
+void far_leave(struct program *p, struct far_ends *far);
 /* Fork and exec `argv` with `env` on the far ends. Step or NULL; errno tells why. */
 const char *program_exec(struct program *p, struct far_ends *far, char **argv, char **env,
                          uint32_t processes, const struct filter *filter);

@@ -37,7 +37,7 @@ void must_send(int result);
 
 /* Kill and reap until PID 1 is alone. kill(-1) is atomic against fork: nothing slips past it. */
 void kill_everything(void);
-/* Forward what there is; 0 at end of file, 1 when more may come, 2 when nothing is there now. */
+/* Forward what there is; 0 when nothing is there now. */
 int forward(struct init *s, int fd, uint8_t type);
 /* A child has died. */
 void reap(struct init *s);

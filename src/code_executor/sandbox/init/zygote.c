@@ -5,10 +5,11 @@
  * good: it receives fork requests of sandboxes' inits (zygote.h; SOCK_SEQPACKET on descriptor 3, to
  * which each init has the other end until it has asked), points its children at the sandbox's pid
  * namespace, forks once, and reaps. Only a child returns: it has joined the
- * run's cgroups and namespaces and has become the program (become.h); nothing is left to it of the
- * zygote but the interpreter's memory. zygote_await() then waits for the job.
+ * run's cgroups and namespaces and has become the program (become.h), under the filter that the
+ * zygote has (ahead.h); nothing is left to it of the zygote but the interpreter's memory.
+ * zygote_await() then waits for the job.
  *
- * The zygote runs no code of a program and holds no secret. It ends with its socket.
+ * The zygote runs no code of a program and holds no secret but the key of its filter. It ends with its socket.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,9 +22,11 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ahead.h"
 #include "become.h"
 #include "hugepages.h"
 #include "program.h"
@@ -38,7 +41,7 @@ static struct {
 } children[CHILDREN_MAX];
 static size_t child_count, child_most;
 static struct filter filter;
-static int deaths = -1;
+static int in_children, deaths = -1, victim = -1;
 
 static void close_all(const int *fds, size_t count)
 {
@@ -81,8 +84,8 @@ static const char *join(const int *fds, int count)
     for (int i = ZYGOTE_FIXED_FDS; i < count; i++)
         if (write(fds[i], "0", 1) != 1)
             return "join cgroups";
-    if (setns(fds[FD_PIDFD], CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
-                                 CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
+    if (with_key(SYS_setns, fds[FD_PIDFD], CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC |
+                                               CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
         return "join namespaces";
     return NULL;
 }
@@ -104,8 +107,10 @@ static void enter(uint32_t processes, const int *fds, int count)
     const char *failed = join(fds, count);
     if (!failed)
         failed = arrange(fds);
-    if (!failed && !(failed = become_program(processes, &filter, GO_FD)))
+    if (!failed && !(failed = become_program(processes, in_children ? &filter : NULL, GO_FD))) {
+        forget_key();
         return;
+    }
     dprintf(log, "zygote child: %s: %s\n", failed, strerror(errno));
     _exit(126);
 }
@@ -155,16 +160,25 @@ static void reap(void)
         tell(pid, status, &usage);
 }
 
+/* A child inherits it from the moment of the fork. */
+static char usual_victim[16];
+
+static int know_victim(void)
+{
+    victim = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    return victim >= 0 && read(victim, usual_victim, sizeof usual_victim - 1) > 0 ? 0 : -1;
+}
+
 /* 1 in the child that became the program. */
 static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fds, int count)
 {
-    if (setns(fds[FD_PIDFD], CLONE_NEWPID) < 0) {
+    if (with_key(SYS_setns, fds[FD_PIDFD], CLONE_NEWPID) < 0) {
         dprintf(2, "zygote: enter pid namespace: %s\n", strerror(errno));
         close_all(fds, (size_t)count);
         return 0;
     }
     hooks->before();
-    pid_t pid = fork();
+    pid_t pid = pwrite(victim, FIRST_VICTIM, strlen(FIRST_VICTIM), 0) > 0 ? fork() : -1;
     if (pid == 0) {
         enter(processes, fds, count);
         forget_others();
@@ -172,6 +186,8 @@ static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fd
         return 1;
     }
     hooks->parent();
+    if (pwrite(victim, usual_victim, strlen(usual_victim), 0) < 0)
+        dprintf(2, "zygote: oom_score_adj: %s\n", strerror(errno));
     if (pid > 0)
         remember(pid, fds[FD_ENDING]);
     else
@@ -187,12 +203,17 @@ static int prepare(void)
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     signal(SIGPIPE, SIG_IGN);
-    if (filter_read(FILTER_FD, &filter) < 0 || sigprocmask(SIG_BLOCK, &child, NULL) < 0)
+    if (filter_read(FILTER_FD, &filter) < 0 || sigprocmask(SIG_BLOCK, &child, NULL) < 0 || know_victim() < 0)
         return -1;
     use_huge_pages();
     deaths = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     /* Tell the service that this interpreter is warm. */
-    return deaths < 0 || send(COMMAND_FD, "", 1, MSG_NOSIGNAL) != 1 ? -1 : 0;
+    return deaths < 0 || (!in_children && filter_ahead(&filter) < 0) || send(COMMAND_FD, "", 1, MSG_NOSIGNAL) != 1 ? -1 : 0;
+}
+
+void zygote_filter_in_children(void)
+{
+    in_children = 1;
 }
 
 void zygote_forget(const char *name)
@@ -228,27 +249,33 @@ int zygote_serve(const struct hooks *hooks)
     }
 }
 
+/* The size of the job with its first string, which tells the size of the rest; 0: not known yet. */
+static size_t whole(const char *job, size_t size)
+{
+    const char *end = memchr(job, 0, size);
+    return end ? (size_t)(end + 1 - job) + strtoul(job, NULL, 10) : 0;
+}
+
 size_t zygote_await(char **job)
 {
-    size_t size = 0, room = 4096;
+    size_t size = 0, room = 4096, wanted = 0;
     char *buffer = malloc(room);
     if (!buffer || send(GO_FD, "", 1, MSG_NOSIGNAL) != 1)
         _exit(126);
-    for (;;) {
+    while (wanted == 0 || size < wanted) {
+        if (size == room && !(buffer = realloc(buffer, room *= 2)))
+            _exit(126);
         ssize_t n = read(GO_FD, buffer + size, room - size);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            _exit(126);
-        if (n == 0)
-            break;
+        if (n <= 0)
+            _exit(n < 0 || size ? 126 : 0);
         size += (size_t)n;
-        if (size == room && !(buffer = realloc(buffer, room *= 2)))
-            _exit(126);
+        wanted = whole(buffer, size);
     }
     close(GO_FD);
-    if (size == 0)
-        _exit(0);
+    size_t head = strlen(buffer) + 1;
+    memmove(buffer, buffer + head, size - head);
     *job = buffer;
-    return size;
+    return size - head;
 }

@@ -20,8 +20,10 @@ struct hooks {
 
 /* Serve until the service is gone (then the process ends); returns 0 in a child, -1 on failure. */
 int zygote_serve(const struct hooks *hooks);
-/* Say that the program's interpreter waits, and read its job to the end of the go socket.
- * Returns the size and a malloc'ed buffer; ends the process when there is no job. */
+/* Have each child install the filter, which may refuse what a zygote needs (ahead.h). */
+void zygote_filter_in_children(void);
+/* Say that the program's interpreter waits, and read its job (job.c).
+ * Returns the size of what follows the size, in a malloc'ed buffer; ends the process when there is no job. */
 size_t zygote_await(char **job);
 /* Remove a variable of our own, also from the memory that /proc/self/environ shows. */
 void zygote_forget(const char *name);
