@@ -67,7 +67,7 @@ int fuzz_kill(pid_t pid, int number)
 
 const char *program_pipes(struct program *p, struct far_ends *far, int warm, int zygote)
 {
-    *p = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
+    *p = (struct program){0, -1, -1, -1, {-1, -1}, -1, -1, NULL, 0};
     *far = (struct far_ends){-1, -1, -1, -1, -1};
     return warm || zygote ? "not here" : NULL;
 }
@@ -169,7 +169,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (write_all(pair[1], data, size) < 0 || shutdown(pair[1], SHUT_WR) < 0)
         err(70, "feed");
     s = (struct init){.control = pair[0], .staging = -1, .work = work, .sandbox = &box};
-    s.program = (struct program){0, -1, -1, -1, -1, -1, NULL, 0};
+    s.program = (struct program){0, -1, -1, -1, {-1, -1}, -1, -1, NULL, 0};
     killed = 0;
     if (setjmp(given_up) == 0)
         converse(&s);

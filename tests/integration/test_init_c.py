@@ -422,9 +422,9 @@ def test_the_end_of_the_output_alone_wakes_nobody(zygote: tuple[Init, Zygote]) -
 def asleep(init: Init) -> list[str]:
     """What init does after a moment, and how often it has gone to sleep."""
     time.sleep(0.1)
-    pid = init.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    lines = Path(f"/proc/{(children or [pid])[0]}/status").read_text().splitlines()
+    pid = str(init.process.pid)
+    inside = (Path(f"/proc/{pid}/task/{pid}/children").read_text().split() or [pid])[0]
+    lines = Path(f"/proc/{inside}/status").read_text().splitlines()
     return [line for line in lines if line.startswith(("State", "voluntary_ctxt_switches"))]
 
 

@@ -38,18 +38,22 @@ static uint64_t key;
 /* Jumps are counted from the next instruction. */
 #define IS(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
 
-/* Both architectures are little-endian. */
-#define LOCK(key)                                                                                  \
-    {                                                                                              \
-        LOAD(WHERE(nr)), IS(SYS_setns, 3, 0), IS(SYS_prctl, 2, 0), IS(SYS_setgroups, 1, 0),        \
-            IS(SYS_capset, 0, 7), LOAD(WHERE(args[5])), IS(key, 0, 5), LOAD(WHERE(args[5]) + 4),   \
-            IS((key) >> 32, 0, 3), LOAD(WHERE(arch)), IS(THIS_ARCHITECTURE, 0, 1),                 \
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),                                          \
-    }
-
 static int install(const struct filter *filter)
 {
-    struct sock_filter lock[] = LOCK(key);
+    struct sock_filter lock[] = {
+        LOAD(WHERE(nr)),
+        IS(SYS_setns, 3, 0),
+        IS(SYS_prctl, 2, 0),
+        IS(SYS_setgroups, 1, 0),
+        IS(SYS_capset, 0, 7),
+        LOAD(WHERE(args[5])), /* both architectures are little-endian */
+        IS(key, 0, 5),
+        LOAD(WHERE(args[5]) + 4),
+        IS(key >> 32, 0, 3),
+        LOAD(WHERE(arch)),
+        IS(THIS_ARCHITECTURE, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
     size_t head = sizeof lock / sizeof *lock, count = head + filter->count;
     struct sock_filter *rules = malloc(count * sizeof *rules);
     errno = E2BIG;
