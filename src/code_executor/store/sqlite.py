@@ -8,17 +8,17 @@ mode, where a commit is one append to the log. The record of a run that has neit
 claim is one row: it is written on the event loop (see ``quick``), and goes to the lane when that
 is not to be had at once.
 
-A third thread (see ``checkpointer``) moves the log into the database file. That needs fsync, tens
-of milliseconds on a bad day, which would otherwise be added to some unlucky commit. Under writing
-without a pause it may never catch the end of the log; then, at 64 MiB of log, SQLite lets the
-writer itself do the small rest, and the log starts anew.
+A third thread (see ``checkpointer``) syncs the log each second, and moves it into the database file
+each 16 MiB. That needs fsync, tens of milliseconds on a bad day, which would otherwise be added to
+some unlucky commit. Under writing without a pause it may never catch the end of the log; then, at
+64 MiB of log, SQLite lets the writer itself do the small rest, and the log starts anew.
 
 A log that starts anew is cut off, not written over: what is written does not begin where a block
 does, and an old block that the kernel has let go of would be read first, on the event loop.
 
 What a commit survives: with ``synchronous="NORMAL"`` a kill -9 of the service, always, since the
-kernel has the bytes; not a power cut, which may lose the commits since the last checkpoint (about a
-second), and never damages the database. ``"FULL"`` survives that too, for an fsync a commit.
+kernel has the bytes; not a power cut, which may lose the commits of the last second or so, and
+never damages the database. ``"FULL"`` survives that too, for an fsync a commit.
 
 Other programs may use the file at the same time; a lock they hold is waited for, up to
 ``busy_timeout_ms``.
@@ -61,7 +61,7 @@ class SqliteRecords:
     ``synchronous`` is SQLite's, see the module; ``claim_ttl`` is how long a claim on an
     idempotency key holds; ``page_bytes`` bounds the output in one page of runs; ``committed`` is
     told, in any thread, how many writes shared each commit; ``checkpoint_s`` is how long after a
-    write the log is moved into the file.
+    write the log is synced, or moved into the file if it has grown by ``log_bytes``.
 
     Raises:
         ValueError: ``url`` does not name a file.
@@ -77,6 +77,7 @@ class SqliteRecords:
         page_bytes: int = 16 * MIB,
         committed: Callable[[int], None] = lambda _count: None,
         checkpoint_s: float = 1.0,
+        log_bytes: int = 16 * MIB,
     ) -> None:
         self._path = _file_of(url)
         self._pragmas = (
@@ -101,7 +102,12 @@ class SqliteRecords:
             committed=committed,
         )
         self._reader = Lane("records-read", self._engine.connect, begin="BEGIN", batch=1)
-        self._checkpointer = Checkpointer(self._engine.connect, every_s=checkpoint_s)
+        self._checkpointer = Checkpointer(
+            self._engine.connect,
+            every_s=checkpoint_s,
+            log=self._path.with_name(f"{self._path.name}-wal"),
+            at_bytes=log_bytes,
+        )
         named = dialect(paramstyle="named")
         self._quick = QuickWriter(self._sql.save_run_text(named), self._driver_connection)
         self._at_once = synchronous == "NORMAL"  # with FULL every commit is an fsync

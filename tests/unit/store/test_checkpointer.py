@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,11 +28,12 @@ def writer(tmp_path: Path) -> Iterator[sqlite3.Connection]:
         yield opened
 
 
-def checkpointer(tmp_path: Path) -> Checkpointer:
+def checkpointer(tmp_path: Path, at_bytes: int = 0) -> Checkpointer:
     engine = create_engine(
         f"sqlite:///{tmp_path}/it.db", isolation_level="AUTOCOMMIT", poolclass=NullPool
     )
-    return Checkpointer(engine.connect, every_s=0.01)
+    log = tmp_path / "it.db-wal"
+    return Checkpointer(engine.connect, every_s=0.01, log=log, at_bytes=at_bytes)
 
 
 def test_after_a_write_the_log_is_folded_in(writer: sqlite3.Connection, tmp_path: Path) -> None:
@@ -46,6 +48,42 @@ def test_after_a_write_the_log_is_folded_in(writer: sqlite3.Connection, tmp_path
     worker.stop()
     assert database.stat().st_size > small + 100_000
     assert worker.started == worker.finished == 1
+
+
+def test_a_log_that_has_not_grown_is_synced_and_left(
+    writer: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+    )
+    worker = checkpointer(tmp_path, at_bytes=300_000)
+    worker.start()
+
+    def writes_until(holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not holds() and time.monotonic() < deadline:
+            writer.execute("UPDATE t SET x = randomblob(1000)")
+            worker.wake()
+            time.sleep(0.01)
+
+    writes_until(lambda: len(synced) > 1)
+    assert set(synced) == {str(tmp_path / "it.db-wal")}
+    assert worker.started == 0
+    writes_until(lambda: worker.finished == 1)
+    before = len(synced)
+    writes_until(lambda: len(synced) > before + 1)  # it is folded once, not each time from then on
+    assert worker.started == 1
+    worker.stop()
+
+
+def test_without_a_log_there_is_nothing_to_sync(tmp_path: Path) -> None:
+    worker = checkpointer(tmp_path, at_bytes=1)
+    worker.start()
+    worker.wake()
+    time.sleep(0.05)
+    worker.stop()
+    assert worker.started == 0
 
 
 def test_without_a_write_nothing_is_done(writer: sqlite3.Connection, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ async def test_where_every_commit_is_synced_each_is_the_thread_s(
 
 
 async def test_a_log_that_starts_anew_is_cut_off(url: str, make_run: MakeRun) -> None:
-    records = SqliteRecords(url, checkpoint_s=0.2)
+    records = SqliteRecords(url, checkpoint_s=0.2, log_bytes=0)
     await records.start()
     path = Path(url.removeprefix("sqlite:///"))
     log = path.with_name(path.name + "-wal")
@@ -150,7 +150,10 @@ async def test_after_a_checkpoint_the_first_write_is_the_thread_s(
 ) -> None:
     threads: list[int] = []
     records = SqliteRecords(
-        url, checkpoint_s=0.2, committed=lambda _count: threads.append(threading.get_ident())
+        url,
+        checkpoint_s=0.2,
+        log_bytes=0,
+        committed=lambda _count: threads.append(threading.get_ident()),
     )
     await records.start()
     here = threading.get_ident()
