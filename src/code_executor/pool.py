@@ -121,8 +121,9 @@ class Pool:
             if name in wanted
         ]
 
-    async def take(self, flavour: str) -> Sandbox:
-        """A prepared sandbox that is alive; the caller must :meth:`retire` it.
+    async def take(self, flavour: str, *, anew: bool = False) -> Sandbox:
+        """A prepared sandbox that is alive, ``anew`` none that waits; the caller must
+        :meth:`retire` it.
 
         Raises:
             SandboxUnavailable: two attempts to prepare one failed, or the pool is closed.
@@ -134,7 +135,8 @@ class Pool:
         shelf.taken()
         self._look_ahead(shelf)
         try:
-            return self._from_shelf(shelf) or await self._make_on_demand(shelf)
+            waiting = None if anew else self._from_shelf(shelf)
+            return waiting or await self._make_on_demand(shelf)
         except BaseException:
             shelf.out -= 1
             raise

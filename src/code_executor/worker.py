@@ -32,9 +32,10 @@ from code_executor.ports import Clock
 
 _log = get_logger("worker")
 
-BEFORE_START = frozenset({"prepare", "start", "release"})
-"""Steps in whose failure no instruction of the program has been executed. The last is init's: the
-interpreter that waited is not there to take all of its job, and begins nothing before it has."""
+BEFORE_START = frozenset({"prepare", "start", "release", "warm interpreter died"})
+"""Steps in whose failure no instruction of the program has been executed. The last two are init's:
+the interpreter that waited is gone, or not there to take all of its job, and begins nothing before
+it has."""
 
 
 class Turns:
@@ -192,11 +193,12 @@ class Worker:
             if exc.step not in BEFORE_START:
                 raise
             _log.warning("run_retry", flavour=plan.flavour, step=exc.step)
-            return await self._attempt(plan, queue_ms)
+            # Whatever ended that one may have ended all that waited with it.
+            return await self._attempt(plan, queue_ms, anew=True)
 
-    async def _attempt(self, plan: Plan, queue_ms: int) -> Outcome:
+    async def _attempt(self, plan: Plan, queue_ms: int, *, anew: bool = False) -> Outcome:
         asked = self._clock.monotonic()
-        sandbox = await self._pool.take(plan.flavour)
+        sandbox = await self._pool.take(plan.flavour, anew=anew)
         try:
             prepare_ms = self._since(asked)
             outcome = await sandbox.run(plan)

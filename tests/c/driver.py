@@ -130,3 +130,8 @@ def failed(init: Init) -> str:
     payload = init.expect(Kind.FAILED)
     init.leave(1)
     return payload[4:].decode()
+
+
+def warm(*args: str) -> bytes:
+    """The start of an interpreter that waits."""
+    return frames.program(warm=True, listing=True, argv=args, env=["A=1"])

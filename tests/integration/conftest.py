@@ -1,11 +1,13 @@
-"""A native backend of a test module's own: one whose helpers may be killed."""
+"""A native backend of a test module's own, whose helpers may be killed; and init's driver."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.c.build import C, compiled, sources
 from tests.conftest import running_native
 from tests.integration.host import nothing_left
 
@@ -25,3 +27,14 @@ async def backend(started: NativeBackend) -> AsyncIterator[NativeBackend]:
     """The module's backend; after each test nothing of its sandboxes is left."""
     yield started
     await nothing_left(started)
+
+
+@pytest.fixture(scope="session")
+def drive_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver, built once."""
+    return compiled(
+        tmp_path_factory.mktemp("drive") / "drive_init",
+        C / "drive_init.c",
+        C / "place.c",
+        *sources("proto", "identity", "stage", "collect", "program", "init", "job", "ending"),
+    )

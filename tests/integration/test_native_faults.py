@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,17 +20,22 @@ from tests.integration.host import (
     inits,
     launcher,
     nothing_left,
+    processes,
     until,
     zygotes,
 )
 
+from code_executor.clock import SystemClock
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import Outcome, Plan, RunStatus
+from code_executor.pool import Pool
 from code_executor.sandbox import native_sandbox
 from code_executor.sandbox import running as run_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.native_sandbox import NativeSandbox
+from code_executor.shelf import Size
+from code_executor.worker import Worker
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -98,6 +103,44 @@ async def test_what_a_child_inherits_of_its_zygote_is_for_the_child(backend: Nat
         for process in (_program(init), *zygotes()):
             assert "\nSeccomp:\t2\n" in Path(f"/proc/{process.pid}/status").read_text()
         task.cancel()
+
+
+@pytest.mark.parametrize(("flavour", "own", "program"), [("python", 700, 1000), ("node", 600, 900)])
+async def test_a_program_is_the_first_victim_wherever_the_service_is(
+    backend: NativeBackend, flavour: str, own: int, program: int
+) -> None:
+    there = Path(f"/proc/{launcher().pid}/oom_score_adj")
+    there.write_text(f"{own}")
+    for zygote in zygotes():
+        await zygote.end()
+    async with prepared(backend, flavour):
+        (init,) = inits()
+        (inside,) = [p for p in processes() if p.uid == init.uid + 1]
+        assert (_oom_score_adj(init), _oom_score_adj(inside)) == (own, program)
+    there.write_text("0")
+    for zygote in zygotes():
+        await zygote.end()
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+
+
+async def test_a_run_survives_that_its_waiting_interpreter_has_just_died(
+    backend: NativeBackend,
+) -> None:
+    pool = Pool(backend, {"python": Size(3, 3)})
+    pool.start()
+    for _ in range(5):
+        await until(lambda: pool.levels()["python"] == 3)
+        for init in inits():
+            with suppress(ProcessLookupError):
+                os.kill(_of(init).pid, signal.SIGKILL)
+        outcome = await Worker(pool, SystemClock()).execute(HELLO, tenant="a")
+        assert outcome.status is RunStatus.SUCCEEDED, outcome
+        await asyncio.sleep(0.1)
+    await pool.close()
+
+
+def _of(init: Process) -> Process:
+    return next(p for p in processes() if p.uid == init.uid + 1)
 
 
 def _oom_score_adj(process: Process) -> int:

@@ -9,7 +9,7 @@ import resource
 from typing import Any
 
 import pytest
-from tests.integration.host import launcher, nothing_left, zygotes
+from tests.integration.host import launcher, nothing_left, until, zygotes
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import RunStatus
@@ -55,7 +55,36 @@ async def test_a_zygote_that_could_not_be_started_anew_is_tried_again_later(
     backend._again = dict.fromkeys(backend._again, 0.0)  # the time has passed
     for program in OF_EACH_ZYGOTE:
         await carry_out(backend, program)
-    assert len(zygotes()) == len(OF_EACH_ZYGOTE)
+    await until(lambda: len(zygotes()) == len(OF_EACH_ZYGOTE) and not backend._again)
+
+
+async def test_nobody_waits_for_a_zygote_that_is_tried_again(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    async def hangs(*_: object) -> Zygote:
+        asked.append(_)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for zygote in backend._zygotes.values():
+        zygote.close()
+    backend._zygotes.clear()
+    backend._again = dict.fromkeys(("python", "python-std", "python-data"), 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Zygote, "start", hangs)
+        async with asyncio.timeout(5):
+            await works(backend)
+            await works(backend)
+        assert len(asked) == 1
+        (starting,) = backend._starting
+        starting.cancel()
+        await asyncio.wait({starting})
+    backend._again = dict.fromkeys(backend._again, 0.0)
+    for program in OF_EACH_ZYGOTE:
+        await carry_out(backend, program)
+    await until(lambda: len(zygotes()) == len(OF_EACH_ZYGOTE) and not backend._again)
 
 
 @pytest.mark.parametrize("lacking", [1, 2, 4])

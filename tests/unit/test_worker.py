@@ -76,13 +76,26 @@ async def test_the_sandbox_is_destroyed_whatever_happened(pool: Pool, backend: F
     assert (backend.live, backend.prepared) == (set(), 1)
 
 
-@pytest.mark.parametrize("step", ["start", "release"])
+@pytest.mark.parametrize("step", ["start", "release", "warm interpreter died"])
 async def test_what_died_before_the_start_is_tried_once_more(
     pool: Pool, backend: FakeBackend, step: str
 ) -> None:
     backend.run_failures.append(SandboxUnavailable("died", step=step))
     assert (await worker(pool).execute(PLAN, tenant="a")).exit_code == 0
     assert backend.prepared == 2
+
+
+async def test_it_is_tried_in_none_that_waited_with_what_died(backend: FakeBackend) -> None:
+    pool = Pool(backend, {"python": Size(2, 2)})
+    pool.start()
+    while pool.levels()["python"] < 2:
+        await settle()
+    pool._shelves["python"].size = Size(0, 0)  # no more for the shelf
+    backend.run_failures.append(SandboxUnavailable("died", step="release"))
+    assert (await worker(pool).execute(PLAN, tenant="a")).exit_code == 0
+    assert pool.levels()["python"] == 1
+    assert backend.prepared == 3
+    await pool.close()
 
 
 async def test_it_is_not_tried_a_third_time(pool: Pool, backend: FakeBackend) -> None:

@@ -83,6 +83,7 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as error:
+            self._readable(error)  # its last words tell more than that nobody listens
             self.close(error)
             return len(data)
 
@@ -94,16 +95,16 @@ class Channel:
         if not self._unsent:
             self._loop.remove_writer(self._socket.fileno())
 
-    def _readable(self) -> None:
+    def _readable(self, otherwise: Exception | None = None) -> None:
         try:
             data = self._socket.recv(READ_SIZE)
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(error)
+            self.close(otherwise or error)
             return
         if not data:
-            self.close(None)
+            self.close(otherwise)
             return
         try:
             for kind, payload in self._decoder.feed(data):

@@ -96,6 +96,7 @@ class NativeBackend:
         self._lock = asyncio.Lock()
         self._zygotes: dict[str, Zygote] = {}
         self._again: dict[str, float] = {}  # when a zygote that could not be started is tried again
+        self._starting: set[asyncio.Task[None]] = set()
         self._live: dict[str, NativeSandbox] = {}
         self._groups: deque[Group] = deque()
         self._count = 0
@@ -181,7 +182,7 @@ class NativeBackend:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         await self._ensure_launcher()
         if self._again:
-            await self._try_again(flavour)
+            self._try_again(flavour)
         launcher, zygote = self.launcher, self._zygotes.get(flavour)
         try:
             return await self._prepare(flavour, zygote, haste)
@@ -201,15 +202,22 @@ class NativeBackend:
             if not self.launcher.alive:
                 await self._start_launcher()
 
-    async def _try_again(self, name: str) -> None:
-        """Where a zygote could not be started some time ago, it may be possible now."""
+    def _try_again(self, name: str) -> None:
+        """Where a zygote could not be started some time ago, it may be possible now: in the
+        background, since whoever asks can do without one."""
         now = asyncio.get_running_loop().time()
-        if self._again.get(name, math.inf) > now:
-            return
+        if self._again.get(name, math.inf) <= now:
+            self._again[name] = now + ZYGOTE_RETRY_S
+            starting = asyncio.create_task(self._start_missing(name))
+            self._starting.add(starting)
+            starting.add_done_callback(self._starting.discard)
+
+    async def _start_missing(self, name: str) -> None:
         async with self._lock:
-            if self._again.get(name, math.inf) <= now:
-                del self._again[name]
+            if name not in self._zygotes:
                 await self._start_zygote(name, *self._flavours[name])
+            if name in self._zygotes:
+                self._again.pop(name, None)
 
     async def _replace_zygote(self, name: str, dead: Zygote) -> None:
         """Start a zygote anew, unless another request that met the dead one has done so."""
@@ -302,6 +310,9 @@ class NativeBackend:
 
     async def close(self) -> None:
         """See ``ports.Backend.close``."""
+        for starting in self._starting:
+            starting.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._live.values())))
         self._drop_zygotes()
         if self._readers is not None:

@@ -113,6 +113,15 @@ async def test_sending_to_a_peer_that_is_gone_closes_and_does_not_raise() -> Non
     assert isinstance(reason, OSError)
 
 
+async def test_the_last_words_of_a_peer_that_is_gone_are_the_reason() -> None:
+    told = SandboxUnavailable("died", step="its own")
+    end = End(refuse=told)
+    end.far.send(frame(Kind.FAILED, b"\0\0\0\0its own"))
+    end.far.close()
+    end.channel.send(b"x")
+    assert end.reasons == [told]
+
+
 async def test_a_peer_that_goes_while_bytes_wait_closes_it() -> None:
     end = End()
     end.channel.send(BIG)

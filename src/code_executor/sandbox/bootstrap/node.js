@@ -50,8 +50,9 @@ function parse(pieces) {
 function receive() {
   const pieces = [];
   const buffer = Buffer.allocUnsafe(65536);
+  let left = 1; // known when the first piece is here
   fs.writeSync(GO, Buffer.alloc(1)); // ready
-  for (let left = 1; left > 0; ) {
+  while (left > 0) {
     const size = fs.readSync(GO, buffer, 0, buffer.length, null);
     if (size === 0) break;
     if (pieces.length === 0) left = buffer.indexOf(0) + 1 + parseInt(buffer.latin1Slice(0, 24), 10);
@@ -59,7 +60,7 @@ function receive() {
     pieces.push(Buffer.from(buffer.subarray(0, size)));
   }
   fs.closeSync(GO);
-  if (pieces.length === 0) process.exit(0);
+  if (left > 0) process.exit(0);
   return parse(pieces);
 }
 

@@ -14,12 +14,15 @@
     $go = fopen('php://fd/3', 'r+b');
     stream_set_read_buffer($go, 0);
     fwrite($go, "\0"); // ready
-    $job = fread($go, 65536); // the size of the rest comes with it: it is one piece
-    $left = (int) $job + strlen((string) (int) $job) + 1 - strlen($job);
-    $job .= $left > 0 ? stream_get_contents($go, $left) : '';
+    // A read of nothing is not the end: a stream waits default_socket_timeout and no longer.
+    for ($job = '', $size = 1; strlen($job) < $size && !feof($go); ) {
+        $job .= fread($go, 65536);
+        $head = strpos($job, "\0");
+        $size = $head === false ? strlen($job) + 1 : $head + 1 + (int) $job;
+    }
     fclose($go);
     $libc?->close(3);
-    if ($job === '' || $job === false) {
+    if (strlen($job) < $size) {
         exit(0);
     }
     $parts = explode("\0", $job);

@@ -7,10 +7,11 @@ lambda do
   go = IO.for_fd(3, 'r+b')
   go.write("\0") # ready
   go.flush
-  job = go.read
+  size = go.gets("\0").to_i
+  job = go.read(size)
   go.close
-  exit!(0) if job.empty?
-  _, count, *rest = job.force_encoding(Encoding::UTF_8).split("\0", -1)[0..-2]
+  exit!(0) if size.zero? || job.to_s.bytesize < size
+  count, *rest = job.force_encoding(Encoding::UTF_8).split("\0", -1)[0..-2]
   ARGV.replace(rest.shift(count.to_i))
   rest.each do |pair|
     name, value = pair.split('=', 2)

@@ -7,8 +7,8 @@
  *     anything else -> the rules, as every other program has them
  *
  * None of those calls has a sixth argument, so the kernel ignores the register. The key is 64 random
- * bits, new in each zygote. A child wipes it, and the stack on which it was handed on, before a byte
- * of the program's is read; the kernel shows a filter's rules to nobody in a sandbox. Whoever guessed
+ * bits, new in each zygote. A child wipes it, and the stack and the registers in which it was handed
+ * on, before a byte of the program's is read; the kernel shows a filter's rules to nobody in a sandbox. Whoever guessed
  * it could ask for what the kernel then refuses: such a process has no capability.
  */
 #include "ahead.h"
@@ -38,7 +38,17 @@ static uint64_t key;
 /* Jumps are counted from the next instruction. */
 #define IS(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
 
-static int install(const struct filter *filter)
+/* The key, and what it was copied through: a fork inherits what is in registers. */
+#if defined __has_attribute
+#if __has_attribute(zero_call_used_regs)
+#define WIPES_REGISTERS __attribute__((noinline, zero_call_used_regs("all")))
+#endif
+#endif
+#ifndef WIPES_REGISTERS
+#define WIPES_REGISTERS __attribute__((noinline))
+#endif
+
+static WIPES_REGISTERS int install(const struct filter *filter)
 {
     struct sock_filter lock[] = {
         LOAD(WHERE(nr)),
@@ -71,7 +81,7 @@ static int install(const struct filter *filter)
     return result;
 }
 
-int filter_ahead(struct filter *filter)
+WIPES_REGISTERS int filter_ahead(struct filter *filter)
 {
     if (getrandom(&key, sizeof key, 0) != (ssize_t)sizeof key)
         return -1;
@@ -81,12 +91,12 @@ int filter_ahead(struct filter *filter)
     return result;
 }
 
-long with_key(long number, long first, long second)
+WIPES_REGISTERS long with_key(long number, long first, long second)
 {
     return syscall(number, first, second, 0L, 0L, 0L, key);
 }
 
-void forget_key(void)
+WIPES_REGISTERS void forget_key(void)
 {
     char used[STACK_USED];
     explicit_bzero(&key, sizeof key);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/seccomp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -35,12 +36,22 @@ int filter_read(int fd, struct filter *filter)
     return 0;
 }
 
+void first_victim(char value[16], const char *init)
+{
+    enum { USUAL = 500, BEYOND = 300, MOST = 1000 };
+    long own = strtol(init, NULL, 10);
+    long wanted = own <= USUAL ? USUAL : own + BEYOND < MOST ? own + BEYOND : MOST;
+    snprintf(value, 16, "%ld", wanted);
+}
+
 static const char *die_first(void)
 {
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
+    char init[16] = {0}, value[16];
+    int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    if (fd < 0 || read(fd, init, sizeof init - 1) <= 0)
         return "oom_score_adj";
-    ssize_t n = write(fd, FIRST_VICTIM, strlen(FIRST_VICTIM));
+    first_victim(value, init);
+    ssize_t n = pwrite(fd, value, strlen(value), 0);
     close(fd);
     return n > 0 ? NULL : "oom_score_adj";
 }

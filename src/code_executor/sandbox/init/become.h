@@ -38,7 +38,8 @@ void act_as_init(void);
  * what confine() does (ahead.h). Returns NULL, or the name of the step that failed, with errno; the caller must then end the process. */
 const char *become_program(uint32_t processes, const struct filter *filter, int keep);
 
-/* The kernel's choice of a victim when memory ends: a program before init, and before anything of the host. */
-#define FIRST_VICTIM "500"
+/* The kernel's choice of a victim when memory ends: a program before init, and before anything of
+ * the host. What its /proc/self/oom_score_adj is to hold, by what init's holds. */
+void first_victim(char value[16], const char *init);
 
 #endif

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,12 +71,24 @@ static void finish(struct init *s, const struct ending *e)
     must_send(release_frames(s->control));
 }
 
+/* What waited for its job is gone, or the zygote with it: nothing of the program has been executed. */
+static _Noreturn void unstarted(struct init *s)
+{
+    errno = 0;
+    fail(s, "warm interpreter died");
+}
+
+/* Whether an interpreter that waited has read its job; the socket tells of what was left unread. */
+static int took_job(const struct init *s)
+{
+    char none;
+    return s->program.go < 0 || recv(s->program.go, &none, 1, MSG_DONTWAIT) >= 0 || errno != ECONNRESET;
+}
+
 static void ended(struct init *s, const struct ending *e)
 {
-    if (!s->running) {
-        errno = e->status;
-        fail(s, "warm interpreter died");
-    }
+    if (!s->running || !took_job(s))
+        unstarted(s);
     finish(s, e);
 }
 
@@ -104,6 +117,8 @@ void ended_outside(struct init *s)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n != (ssize_t)sizeof e) {
+        if (!s->running)
+            unstarted(s);
         errno = 0;
         fail(s, "zygote died");
     }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "collect.h"
@@ -112,10 +113,8 @@ static const char *release(struct init *s, char **args, char **env)
     end = append(append(stpcpy(end, number) + 1, args), env);
     int go = s->program.go, sent = write_all(go, job, (size_t)(end - job));
     free(job);
-    if (sent < 0)
+    if (sent < 0 || shutdown(go, SHUT_WR) < 0)
         return "release";
-    close(go);
-    s->program.go = -1;
     s->warm = 0;
     return NULL;
 }

@@ -21,7 +21,7 @@ struct program {
     int in, out, err; /* init's ends; -1 when closed */
     int held[2];    /* the other ends of out and err as well: their end says nothing that the
                      * program's does not, and would wake init twice for it */
-    int go;         /* init's end of the started-ahead interpreter's socket, or -1 */
+    int go;         /* init's end of the socket of an interpreter started ahead, or -1 */
     int ending;     /* read end of the pipe for struct ending, or -1 */
     const uint8_t *input; /* what it reads; owned by the caller */
     size_t input_left;

@@ -161,12 +161,15 @@ static void reap(void)
 }
 
 /* A child inherits it from the moment of the fork. */
-static char usual_victim[16];
+static char usual_victim[16], child_victim[16];
 
 static int know_victim(void)
 {
     victim = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
-    return victim >= 0 && read(victim, usual_victim, sizeof usual_victim - 1) > 0 ? 0 : -1;
+    if (victim < 0 || read(victim, usual_victim, sizeof usual_victim - 1) <= 0)
+        return -1;
+    first_victim(child_victim, usual_victim);
+    return 0;
 }
 
 /* 1 in the child that became the program. */
@@ -178,13 +181,15 @@ static int fork_one(const struct hooks *hooks, uint32_t processes, const int *fd
         return 0;
     }
     hooks->before();
-    pid_t pid = pwrite(victim, FIRST_VICTIM, strlen(FIRST_VICTIM), 0) > 0 ? fork() : -1;
+    pid_t pid = pwrite(victim, child_victim, strlen(child_victim), 0) > 0 ? fork() : -1;
     if (pid == 0) {
         enter(processes, fds, count);
         forget_others();
         hooks->child();
         return 1;
     }
+    if (pid < 0)
+        dprintf(2, "zygote: fork: %s\n", strerror(errno));
     hooks->parent();
     if (pwrite(victim, usual_victim, strlen(usual_victim), 0) < 0)
         dprintf(2, "zygote: oom_score_adj: %s\n", strerror(errno));
