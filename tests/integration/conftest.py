@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.c.build import C, compiled, sources
 from tests.conftest import running_native
-from tests.integration.host import nothing_left
+from tests.integration.host import nothing_left, until
 
 from code_executor.sandbox.native import NativeBackend
 
@@ -24,8 +24,10 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nat
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def backend(started: NativeBackend) -> AsyncIterator[NativeBackend]:
-    """The module's backend; after each test nothing of its sandboxes is left."""
+    """The module's backend; after each test nothing of its sandboxes is left, and its helpers are
+    there again."""
     yield started
+    await until(lambda: not started._starting)
     await nothing_left(started)
 
 

@@ -90,7 +90,7 @@ async def test_a_zygote_that_died_is_started_anew_and_the_request_survives(
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
     assert said(await carry_out(backend, STD)) == b"2\n"
     assert said(await carry_out(backend, DATA)) == b"3\n"
-    assert len(zygotes()) == ZYGOTES
+    await until(lambda: len(zygotes()) == ZYGOTES)
 
 
 async def test_what_a_child_inherits_of_its_zygote_is_for_the_child(backend: NativeBackend) -> None:
@@ -113,6 +113,8 @@ async def test_a_program_is_the_first_victim_wherever_the_service_is(
     there.write_text(f"{own}")
     for zygote in zygotes():
         await zygote.end()
+    assert said(await carry_out(backend, HELLO)) == b"hello\n"
+    await until(lambda: not backend._starting)
     async with prepared(backend, flavour):
         (init,) = inits()
         (inside,) = [p for p in processes() if p.uid == init.uid + 1]
@@ -186,14 +188,14 @@ async def test_a_launcher_that_died_is_started_anew_and_the_request_survives(
     await before.end()
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
     assert launcher() != before
-    assert len(zygotes()) == ZYGOTES
+    await until(lambda: len(zygotes()) == ZYGOTES)
 
 
 async def test_many_requests_survive_the_death_of_the_launcher(backend: NativeBackend) -> None:
     await launcher().end()
     outcomes = await asyncio.gather(*(carry_out(backend, HELLO) for _ in range(12)))
     assert [said(outcome) for outcome in outcomes] == [b"hello\n"] * 12
-    assert len(zygotes()) == ZYGOTES
+    await until(lambda: len(zygotes()) == ZYGOTES)
 
 
 async def test_launchers_that_died_leave_no_descriptor(backend: NativeBackend) -> None:

@@ -14,7 +14,8 @@ PID 1, with which the kernel ends everything in the pid namespace, waits until i
 the user ids, the network namespace and the cgroup back; the latter two serve again if they are as
 good as new.
 
-A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``.
+A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``, the
+zygote in the background: that and those that follow do without until it is warm.
 Everything ends with the service: each helper dies when its channel does.
 """
 
@@ -189,10 +190,10 @@ class NativeBackend:
         except SandboxUnavailable:
             if not launcher.ended() and (zygote is None or not await zygote.ended(DEATH_S)):
                 raise
-        # A helper has died, and this request was the one to notice: once more, with a new one.
+        # A helper has died, and this request was the one to notice: once more.
         await self._ensure_launcher()
         if zygote is not None:
-            await self._replace_zygote(flavour, zygote)
+            self._replace_zygote(flavour, zygote)
         return await self._prepare(flavour, self._zygotes.get(flavour), haste)
 
     async def _ensure_launcher(self) -> None:
@@ -203,8 +204,8 @@ class NativeBackend:
                 await self._start_launcher()
 
     def _try_again(self, name: str) -> None:
-        """Where a zygote could not be started some time ago, it may be possible now: in the
-        background, since whoever asks can do without one."""
+        """Where there is no zygote, one may be started now: in the background, since whoever asks
+        can do without one, and that takes less time."""
         now = asyncio.get_running_loop().time()
         if self._again.get(name, math.inf) <= now:
             self._again[name] = now + ZYGOTE_RETRY_S
@@ -219,13 +220,13 @@ class NativeBackend:
             if name in self._zygotes:
                 self._again.pop(name, None)
 
-    async def _replace_zygote(self, name: str, dead: Zygote) -> None:
+    def _replace_zygote(self, name: str, dead: Zygote) -> None:
         """Start a zygote anew, unless another request that met the dead one has done so."""
-        async with self._lock:
-            if self._zygotes.get(name) is dead:
-                del self._zygotes[name]
-                dead.close()
-                await self._start_zygote(name, *self._flavours[name])
+        if self._zygotes.get(name) is dead:
+            del self._zygotes[name]
+            dead.close()
+            self._again[name] = 0.0
+            self._try_again(name)
 
     async def _prepare(self, name: str, zygote: Zygote | None, haste: Haste) -> NativeSandbox:
         assert self._tree is not None

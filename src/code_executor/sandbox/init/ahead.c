@@ -38,7 +38,8 @@ static uint64_t key;
 /* Jumps are counted from the next instruction. */
 #define IS(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
 
-/* The key, and what it was copied through: a fork inherits what is in registers. */
+/* The key, and what it was copied through: a fork inherits what is in registers. (An older compiler
+ * leaves those that nothing in between has overwritten.) */
 #if defined __has_attribute
 #if __has_attribute(zero_call_used_regs)
 #define WIPES_REGISTERS __attribute__((noinline, zero_call_used_regs("all")))
