@@ -14,9 +14,9 @@ PID 1, with which the kernel ends everything in the pid namespace, waits until i
 the user ids, the network namespace and the cgroup back; the latter two serve again if they are as
 good as new.
 
-A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``, the
-zygote in the background: that and those that follow do without until it is warm.
-Everything ends with the service: each helper dies when its channel does.
+A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``,
+the zygote in the background: that and those that follow do without until it is warm. Everything
+ends with the service: each helper dies when its channel does.
 """
 
 from __future__ import annotations
