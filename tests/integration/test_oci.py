@@ -20,6 +20,7 @@ from tests.integration.host import processes, until
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.model import RunStatus
 from code_executor.sandbox import oci, oci_runtime
+from code_executor.sandbox.cgroup import Tree
 from code_executor.sandbox.conformance.bench import carry_out, plan
 from code_executor.sandbox.oci import OciBackend
 from code_executor.sandbox.oci_bundle import RuntimeKind
@@ -81,6 +82,17 @@ async def test_what_a_killed_service_leaves_is_swept_by_the_next(kind: str, tmp_
         assert "root" not in Path("/proc/self/mounts").read_text().split(str(place))[1:]
         outcome = await carry_out(backend, plan("python", "print(1)"))
         assert outcome.stdout.data == b"1\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_another_service_s_start_leaves_it_its_sandboxes(kind: str, tmp_path: Path) -> None:
+    """A native one has the cpu hierarchy too, in which a runtime makes groups that hold no lock."""
+    async with running_oci(kind, tmp_path) as backend:
+        sandbox = await backend.prepare("python")
+        Tree.open(yielding=True).close()
+        outcome = await sandbox.run(plan("python", "print(1)"))
+        assert outcome.stdout.data == b"1\n"
+        await sandbox.destroy()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ it (flock(2) on the directory itself) for as long as it lives. In it each sandbo
 of its own name. Init and a zygote's child put themselves in, through files that the service has
 opened; nothing else needs to see the file system. When a sandbox is gone its directories are
 removed.
-Directories that nobody holds a lock on are a dead service's, and are swept at the next start. (A
+Directories of a name that nobody holds a lock on are a dead service's, swept at the next start. (A
 process id would not tell: services in different pid namespaces may share the hierarchy.)
 
 v2 has one hierarchy with all controllers; v1 has one each for memory, pids and cpuacct (mounted
@@ -259,18 +259,30 @@ def _lock(path: Path) -> int:
 
 
 def sweep(bases: Iterable[Path]) -> Sequence[str]:
-    """Remove the directories of services that are no longer alive; returns their names."""
-    swept = []
+    """Remove the directories of services that are no longer alive; returns their names.
+
+    A service is alive that holds the lock of one of them: an OCI runtime makes directories for it
+    in hierarchies in which it has none of its own.
+    """
+    found: dict[str, list[Path]] = {}
     for base in dict.fromkeys(bases):
         for entry in base.glob(f"{PREFIX}*"):
+            found.setdefault(entry.name, []).append(entry)
+    return [name for name, entries in found.items() if _swept(entries)]
+
+
+def _swept(entries: Sequence[Path]) -> bool:
+    with contextlib.ExitStack() as locks:
+        for entry in entries:
             try:
-                lock = _lock(entry)
-            except (BlockingIOError, FileNotFoundError):
+                locks.callback(os.close, _lock(entry))
+            except BlockingIOError:
+                return False
+            except FileNotFoundError:
                 continue
+        for entry in entries:
             _remove_tree(entry)
-            os.close(lock)
-            swept.append(entry.name)
-    return swept
+    return True
 
 
 def remove_empty(name: str) -> None:

@@ -124,6 +124,19 @@ def test_only_directories_of_services_that_are_gone_are_swept(tmp_path: Path) ->
     assert list(sweep([tmp_path])) == [f"{PREFIX}alive"]
 
 
+def test_a_service_is_alive_that_holds_the_lock_in_one_hierarchy(tmp_path: Path) -> None:
+    """A runtime has made the directory in the others for it."""
+    for hierarchy in ("cpu", "memory"):
+        (tmp_path / hierarchy / f"{PREFIX}alive").mkdir(parents=True)
+    holder = os.open(tmp_path / "memory" / f"{PREFIX}alive", os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert not sweep([tmp_path / "cpu", tmp_path / "memory"])
+    assert (tmp_path / "cpu" / f"{PREFIX}alive").exists()
+    os.close(holder)
+    assert list(sweep([tmp_path / "cpu", tmp_path / "memory"])) == [f"{PREFIX}alive"]
+    assert not list(tmp_path.glob("*/*"))
+
+
 def test_removing_never_signals_this_process_s_own_group(tmp_path: Path) -> None:
     """A process that this pid namespace cannot see is listed as 0, which kill(2) takes for us."""
     code = (
