@@ -78,12 +78,21 @@ def launcher() -> Process:
 
 def zygotes() -> list[Process]:
     """The launcher's warm interpreters."""
-    return [child for child in children(launcher().pid) if not child.first_inside]
+    return _of_launcher(first_inside=False)
 
 
 def inits() -> list[Process]:
     """PID 1 of each sandbox that there is."""
-    return [child for child in children(launcher().pid) if child.first_inside]
+    return _of_launcher(first_inside=True)
+
+
+def _of_launcher(*, first_inside: bool) -> list[Process]:
+    found = []
+    for child in children(launcher().pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # gone since it was listed
+            if child.first_inside is first_inside:
+                found.append(child)
+    return found
 
 
 def descriptors(backend: NativeBackend) -> int:

@@ -35,6 +35,7 @@ CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
 SUPERVISOR = "supervisor"
 AUTOGROUP = Path("/proc/self/autogroup")
+ATTEMPTS = 3
 FIRST_NICE = -10
 FIRST_WEIGHT = 1000  # about the same, in version 2's unit
 
@@ -125,12 +126,27 @@ class Tree:
         mounts = _with_cpu(find_mounts()) if yielding else find_mounts()
         bases = _bases(mounts)
         sweep(bases.values())
-        tree = cls(mounts, bases, f"{PREFIX}{secrets.token_hex(6)}")
-        tree._make()
+        tree = cls._made(mounts, bases)
         if yielding:
             tree._weigh(len(os.sched_getaffinity(0)))
             _come_first(bases.values())
         return tree
+
+    @classmethod
+    def _made(cls, mounts: Mounts, bases: dict[str, Path]) -> Tree:
+        """With its directories; another service's sweep may come between one and its lock."""
+        for attempt in range(ATTEMPTS):
+            tree = cls(mounts, bases, f"{PREFIX}{secrets.token_hex(6)}")
+            try:
+                tree._make()
+            except HostUnfit as unfit:
+                tree.close()
+                swept = isinstance(unfit.__cause__, BlockingIOError | FileNotFoundError)
+                if not swept or attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                return tree
+        raise AssertionError
 
     def _make(self) -> None:
         for base, path in dict(

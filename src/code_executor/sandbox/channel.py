@@ -58,6 +58,7 @@ class Channel:
         self._decoder = Decoder()
         self._unsent = bytearray()
         self._closed = False
+        self._reading = False
         sock.setblocking(False)
         self._watcher = watcher or self._loop
         self._watcher.add_reader(sock.fileno(), self._readable)
@@ -83,7 +84,8 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as error:
-            self._readable(error)  # its last words tell more than that nobody listens
+            if not self._reading:  # what was read before is still being told: nothing overtakes it
+                self._readable(error)  # its last words tell more than that nobody listens
             self.close(error)
             return len(data)
 
@@ -106,11 +108,14 @@ class Channel:
         if not data:
             self.close(otherwise)
             return
+        self._reading = True
         try:
             for kind, payload in self._decoder.feed(data):
                 self._on_frame(kind, payload)
         except (ProtocolError, SandboxUnavailable) as error:
             self.close(error)
+        finally:
+            self._reading = False
 
     def close(self, reason: Exception | None = None) -> None:
         """Close the socket; init, which sees its end, ends too. Idempotent."""

@@ -57,6 +57,7 @@ log = structlog.get_logger(__name__)
 
 DEATH_S = 0.1  # from a helper's closed descriptors to its end
 ZYGOTE_RETRY_S = 30.0  # without it sandboxes are prepared as without a zygote: slower
+ZYGOTE_REST_S = 2.0  # from one's start to the next one's, if it dies at once
 SPARE_OPEN_MAX = 32  # groups kept so with their files open
 OLDEST_KERNEL = (5, 12)
 HOST_RUN = Path("/run/code-executor")
@@ -203,30 +204,41 @@ class NativeBackend:
             if not self.launcher.alive:
                 await self._start_launcher()
 
-    def _try_again(self, name: str) -> None:
+    def _try_again(self, name: str, pause_s: float = 0.0) -> None:
         """Where there is no zygote, one may be started now: in the background, since whoever asks
         can do without one, and that takes less time."""
         now = asyncio.get_running_loop().time()
         if self._again.get(name, math.inf) <= now:
             self._again[name] = now + ZYGOTE_RETRY_S
-            starting = asyncio.create_task(self._start_missing(name))
+            starting = asyncio.create_task(self._start_missing(name, pause_s))
             self._starting.add(starting)
-            starting.add_done_callback(self._starting.discard)
+            starting.add_done_callback(self._started)
 
-    async def _start_missing(self, name: str) -> None:
+    async def _start_missing(self, name: str, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
         async with self._lock:
             if name not in self._zygotes:
                 await self._start_zygote(name, *self._flavours[name])
             if name in self._zygotes:
                 self._again.pop(name, None)
+                for sandbox in self._live.values():
+                    if sandbox.flavour == name:
+                        sandbox.supersede()
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        self._starting.discard(starting)
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            log.error("zygote_failed", error=words(error))
 
     def _replace_zygote(self, name: str, dead: Zygote) -> None:
         """Start a zygote anew, unless another request that met the dead one has done so."""
         if self._zygotes.get(name) is dead:
             del self._zygotes[name]
+            log.warning("zygote_died", flavour=name, error=dead.words())
             dead.close()
+            lived = asyncio.get_running_loop().time() - dead.since
             self._again[name] = 0.0
-            self._try_again(name)
+            self._try_again(name, max(0.0, ZYGOTE_REST_S - lived))
 
     async def _prepare(self, name: str, zygote: Zygote | None, haste: Haste) -> NativeSandbox:
         assert self._tree is not None

@@ -62,6 +62,7 @@ class NativeSandbox(RunsPlans):
         self._spawned: Spawned | None = None
         self._rest: asyncio.Task[None] | None = None
         self._joined = False
+        self._superseded = False
         self.network = NO_NETWORK
         self.name = name
 
@@ -71,8 +72,17 @@ class NativeSandbox(RunsPlans):
         return self._flavour
 
     def alive(self) -> bool:
-        """Whether init, and with it what waits inside, is still there."""
-        return self._session is not None and not self._session.closed and self._destroying is None
+        """Whether init, and with it what waits inside, is still there, and worth giving out."""
+        return (
+            self._session is not None
+            and not self._session.closed
+            and self._destroying is None
+            and not self._superseded
+        )
+
+    def supersede(self) -> None:
+        """There is a zygote again: what waits without an interpreter is not worth giving out."""
+        self._superseded = not self._warm
 
     # ── preparing ──
 

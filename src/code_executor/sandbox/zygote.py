@@ -33,6 +33,8 @@ class Zygote:
         self._socket = sock
         self._pidfd = pidfd
         self._log = log
+        self.since = asyncio.get_running_loop().time()
+        """When it was started, by the loop's clock."""
 
     @classmethod
     async def start(
@@ -67,9 +69,13 @@ class Zygote:
     async def _await_warm(self) -> None:
         loop = asyncio.get_running_loop()
         said = b""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_TIMEOUT_S):
-                said = await loop.sock_recv(self._socket, 1)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    said = await loop.sock_recv(self._socket, 1)
+        except BaseException:
+            self.close()
+            raise
         if said == b"\0":
             return
         words = self.words()

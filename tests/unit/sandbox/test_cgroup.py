@@ -137,6 +137,82 @@ def test_a_service_is_alive_that_holds_the_lock_in_one_hierarchy(tmp_path: Path)
     assert not list(tmp_path.glob("*/*"))
 
 
+def test_a_start_survives_that_another_one_sweeps_what_it_has_not_locked_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hierarchy in CONTROLLERS_V1:
+        (tmp_path / hierarchy).mkdir()
+    mounted(monkeypatch, *((tmp_path / each, "cgroup", f"rw,{each}") for each in CONTROLLERS_V1))
+    lock, swept = cgroup._lock, list[str]()
+
+    def late(path: Path) -> int:
+        if len(swept) == 1:  # the second hierarchy's: the first one is locked
+            path.rmdir()
+        swept.append(path.name)
+        return lock(path)
+
+    monkeypatch.setattr(cgroup, "_lock", late)
+    tree = Tree.open()
+    lost, name = swept[0], tree.name
+    assert lost != name
+    assert {path.name for path in tmp_path.glob("*/*")} == {name}
+    tree.close()
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hierarchy in CONTROLLERS_V1:
+        (tmp_path / hierarchy).mkdir()
+    mounted(monkeypatch, *((tmp_path / each, "cgroup", f"rw,{each}") for each in CONTROLLERS_V1))
+    lock, held = cgroup._lock, list[int]()
+
+    def refused(path: Path) -> int:
+        if held:
+            raise PermissionError(13, "no")
+        held.append(lock(path))
+        return held[0]
+
+    monkeypatch.setattr(cgroup, "_lock", refused)
+    with pytest.raises(HostUnfit):
+        Tree.open()
+    assert not list(tmp_path.glob("*/*"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(held[0])
+
+
+def test_what_others_have_swept_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hierarchy in ("cpu", "memory"):
+        (tmp_path / hierarchy / f"{PREFIX}gone").mkdir(parents=True)
+    lock = cgroup._lock
+
+    def late(path: Path) -> int:
+        if path.parent.name == "cpu":
+            path.rmdir()
+        return lock(path)
+
+    monkeypatch.setattr(cgroup, "_lock", late)
+    assert list(sweep([tmp_path / "cpu", tmp_path / "memory"])) == [f"{PREFIX}gone"]
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_its_directories_are_locked_until_they_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start, which sweeps as well, leaves them alone."""
+    (tmp_path / f"{PREFIX}gone").mkdir()
+    remove = cgroup._remove_tree
+
+    def seen(path: Path) -> None:
+        with pytest.raises(BlockingIOError):
+            cgroup._lock(path)
+        remove(path)
+
+    monkeypatch.setattr(cgroup, "_remove_tree", seen)
+    assert list(sweep([tmp_path])) == [f"{PREFIX}gone"]
+
+
 def test_removing_never_signals_this_process_s_own_group(tmp_path: Path) -> None:
     """A process that this pid namespace cannot see is listed as 0, which kill(2) takes for us."""
     code = (

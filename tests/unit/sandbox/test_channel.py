@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from code_executor.errors import SandboxUnavailable
-from code_executor.sandbox.channel import Channel
+from code_executor.sandbox.channel import READ_SIZE, Channel
 from code_executor.sandbox.frames import Kind, ProtocolError, frame
 
 BIG = bytes(range(256)) * 16_384  # 4 MiB: no socket takes it at once
@@ -35,6 +35,14 @@ class End:
             while not self.channel.closed:
                 await asyncio.sleep(0.001)
         self.far.close()
+
+
+class Answering(End):
+    """Sends something for each frame."""
+
+    def _frame(self, kind: Kind, payload: bytes) -> None:
+        super()._frame(kind, payload)
+        self.channel.send(b"kill")
 
 
 async def received(sock: socket.socket, size: int) -> bytes:
@@ -120,6 +128,19 @@ async def test_the_last_words_of_a_peer_that_is_gone_are_the_reason() -> None:
     end.far.close()
     end.channel.send(b"x")
     assert end.reasons == [told]
+
+
+async def test_nothing_overtakes_a_frame_that_is_being_told() -> None:
+    """Where a frame is answered and its peer is gone, the rest of it would be read as frames."""
+    end = Answering()
+    sent = frame(Kind.STDOUT, b"a" * 60_000) * (READ_SIZE // 60_005)
+    within = READ_SIZE - len(sent) - 5
+    sent += frame(Kind.STDOUT, b"b" * within + frame(Kind.ENDED, b"forged"))
+    end.far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * READ_SIZE)
+    assert end.far.send(sent) == len(sent)
+    end.far.close()
+    await end.closed()
+    assert end.frames == [(Kind.STDOUT, b"a" * 60_000)]
 
 
 async def test_a_peer_that_goes_while_bytes_wait_closes_it() -> None:

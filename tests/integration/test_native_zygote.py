@@ -1,0 +1,144 @@
+"""The native backend without a zygote for a while: nobody waits for it, nothing stays slow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tests.conftest import running_native
+from tests.integration.host import until, zygotes
+
+from code_executor.model import Outcome, RunStatus
+from code_executor.pool import Pool
+from code_executor.sandbox import native
+from code_executor.sandbox.conformance.bench import carry_out, plan
+from code_executor.sandbox.native import NativeBackend
+from code_executor.sandbox.zygote import Zygote
+from code_executor.shelf import Size
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+HELLO = plan("python", "print('hello')")
+DATA = plan("python", "import numpy; print('hello')")
+ZYGOTES = 3
+
+
+def said(outcome: Outcome) -> bytes:
+    assert outcome.status is RunStatus.SUCCEEDED, outcome
+    return outcome.stdout.data
+
+
+async def all_back(backend: NativeBackend) -> None:
+    for flavour in ("python", "python-std", "python-data"):  # each notices its own
+        await (await backend.prepare(flavour)).destroy()
+    await until(lambda: len(zygotes()) == ZYGOTES and not backend._starting)
+
+
+async def test_no_run_waits_for_the_one_that_takes_a_dead_one_s_place(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    async def hangs(*_: object) -> Zygote:
+        asked.append(_)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(native, "ZYGOTE_REST_S", 0.0)
+    for zygote in zygotes():
+        await zygote.end()
+    with monkeypatch.context() as patched:
+        patched.setattr(Zygote, "start", hangs)
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*(carry_out(backend, HELLO) for _ in range(6)))
+            await until(lambda: bool(asked))
+        assert [said(outcome) for outcome in outcomes] == [b"hello\n"] * 6
+        assert len(asked) == len(backend._starting) == 1  # six have met it
+        (starting,) = backend._starting
+        starting.cancel()
+        await asyncio.wait({starting})
+    backend._again = dict.fromkeys(backend._again, 0.0)
+    await all_back(backend)
+
+
+async def test_what_waits_without_an_interpreter_is_not_given_out_once_there_is_a_zygote(
+    backend: NativeBackend,
+) -> None:
+    """Another run than before would run out of its CPU time with what it imports."""
+    pool = Pool(backend, {"python": Size(2, 2)})
+    pool.start()
+    await until(lambda: pool.levels()["python"] == 2)
+    for zygote in zygotes():
+        await zygote.end()  # and what it had forked with it
+    cold = await pool.take("python")
+    await until(lambda: pool.levels()["python"] == 2)
+    assert not cold._warm  # type: ignore[attr-defined]
+    await all_back(backend)
+    assert cold.alive() is False
+    warm = await pool.take("python")
+    assert warm._warm  # type: ignore[attr-defined]
+    for sandbox in (cold, warm):
+        pool.retire(sandbox)
+    await pool.close()
+
+
+async def test_one_that_dies_at_once_is_not_started_again_and_again(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for zygote in zygotes():
+        await zygote.end()
+    with monkeypatch.context() as patched, capture_logs() as lines:
+        patched.setattr(native, "ZYGOTE_REST_S", 60.0)
+        for _ in range(5):
+            assert said(await carry_out(backend, HELLO)) == b"hello\n"
+    assert [line["flavour"] for line in lines if line["event"] == "zygote_died"] == ["python"]
+    assert not zygotes()
+    (starting,) = backend._starting
+    starting.cancel()
+    await asyncio.wait({starting})
+    backend._again = dict.fromkeys(backend._again, 0.0)
+    await all_back(backend)
+
+
+async def test_a_start_that_fails_as_none_should_is_told(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> Zygote:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(native, "ZYGOTE_REST_S", 0.0)
+    for zygote in zygotes():
+        await zygote.end()
+    with monkeypatch.context() as patched, capture_logs() as lines:
+        patched.setattr(Zygote, "start", broken)
+        assert said(await carry_out(backend, HELLO)) == b"hello\n"
+        await until(lambda: not backend._starting)
+    assert [line["error"] for line in lines if line["event"] == "zygote_failed"] == ["a mistake"]
+    backend._again = dict.fromkeys(backend._again, 0.0)
+    await all_back(backend)
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.1])
+async def test_a_backend_that_closes_while_one_starts_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later_s: float
+) -> None:
+    monkeypatch.setattr(native, "ZYGOTE_REST_S", 0.0)
+    before = _open()
+    async with running_native(tmp_path) as backend:
+        assert isinstance(backend, NativeBackend)
+        for zygote in zygotes():
+            await zygote.end()
+        assert said(await carry_out(backend, DATA)) == b"hello\n"
+        await asyncio.sleep(later_s)
+        (starting,) = backend._starting
+    assert starting.cancelled()
+    assert _open() == before
+
+
+def _open() -> list[str]:
+    """What its descriptors are; one that is gone by now was for listing them."""
+    names = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return sorted(os.readlink(name).partition(":")[0] for name in names if os.path.exists(name))
