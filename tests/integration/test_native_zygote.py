@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.conftest import running_native
 from tests.integration.host import until, zygotes
 
 from code_executor.model import Outcome, RunStatus
@@ -22,7 +19,6 @@ from code_executor.shelf import Size
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 HELLO = plan("python", "print('hello')")
-DATA = plan("python", "import numpy; print('hello')")
 ZYGOTES = 3
 
 
@@ -119,26 +115,3 @@ async def test_a_start_that_fails_as_none_should_is_told(
     assert [line["error"] for line in lines if line["event"] == "zygote_failed"] == ["a mistake"]
     backend._again = dict.fromkeys(backend._again, 0.0)
     await all_back(backend)
-
-
-@pytest.mark.parametrize("later_s", [0.0, 0.1])
-async def test_a_backend_that_closes_while_one_starts_leaves_nothing_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later_s: float
-) -> None:
-    monkeypatch.setattr(native, "ZYGOTE_REST_S", 0.0)
-    before = _open()
-    async with running_native(tmp_path) as backend:
-        assert isinstance(backend, NativeBackend)
-        for zygote in zygotes():
-            await zygote.end()
-        assert said(await carry_out(backend, DATA)) == b"hello\n"
-        await asyncio.sleep(later_s)
-        (starting,) = backend._starting
-    assert starting.cancelled()
-    assert _open() == before
-
-
-def _open() -> list[str]:
-    """What its descriptors are; one that is gone by now was for listing them."""
-    names = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
-    return sorted(os.readlink(name).partition(":")[0] for name in names if os.path.exists(name))

@@ -280,11 +280,9 @@ def sweep(bases: Iterable[Path]) -> Sequence[str]:
     A service is alive that holds the lock of one of them: an OCI runtime makes directories for it
     in hierarchies in which it has none of its own.
     """
-    found: dict[str, list[Path]] = {}
-    for base in dict.fromkeys(bases):
-        for entry in base.glob(f"{PREFIX}*"):
-            found.setdefault(entry.name, []).append(entry)
-    return [name for name, entries in found.items() if _swept(entries)]
+    distinct = list(dict.fromkeys(bases))
+    names = dict.fromkeys(entry.name for base in distinct for entry in base.glob(f"{PREFIX}*"))
+    return [name for name in names if _swept([base / name for base in distinct])]
 
 
 def _swept(entries: Sequence[Path]) -> bool:

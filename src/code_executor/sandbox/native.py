@@ -102,6 +102,9 @@ class NativeBackend:
         self._live: dict[str, NativeSandbox] = {}
         self._groups: deque[Group] = deque()
         self._count = 0
+        self._preparing = 0
+        self._quiet = asyncio.Event()  # nothing is being prepared
+        self._closing = False
         self._statuses: Sequence[LanguageStatus] | None = None
         self._launcher: Launcher | None = None
         self._tree: Tree | None = None
@@ -182,6 +185,17 @@ class NativeBackend:
         haste = haste or Haste()
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
+        if self._closing:
+            raise SandboxUnavailable("the backend is closed", step="launcher")
+        self._preparing += 1
+        try:
+            return await self._prepare_surely(flavour, haste)
+        finally:
+            self._preparing -= 1
+            if not self._preparing:
+                self._quiet.set()
+
+    async def _prepare_surely(self, flavour: str, haste: Haste) -> NativeSandbox:
         await self._ensure_launcher()
         if self._again:
             self._try_again(flavour)
@@ -326,6 +340,12 @@ class NativeBackend:
         for starting in self._starting:
             starting.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
+        self._closing = True
+        for sandbox in self._live.values():
+            sandbox.abandon()
+        if self._preparing:
+            self._quiet.clear()
+            await self._quiet.wait()
         await asyncio.gather(*(sandbox.destroy() for sandbox in list(self._live.values())))
         self._drop_zygotes()
         if self._readers is not None:

@@ -120,6 +120,11 @@ class NativeSandbox(RunsPlans):
             deadline.cancel()
         await self._learn(spawning)
 
+    def abandon(self) -> None:
+        """Have :meth:`start` fail, if it is under way."""
+        if self._session is not None and not self._joined:
+            self._session.close()
+
     async def _learn(self, spawning: Spawning) -> None:
         """Take the launcher's answer; raises as :meth:`Spawning.spawned`."""
         try:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,24 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.glob("*/*"))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(held[0])
+
+
+def test_a_service_that_has_started_since_a_sweep_began_is_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen first in the last hierarchy, where a runtime has made its directory."""
+    for hierarchy in ("memory", "cpu"):
+        (tmp_path / hierarchy / f"{PREFIX}alive").mkdir(parents=True)
+    holder = os.open(tmp_path / "memory" / f"{PREFIX}alive", os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    look = Path.glob
+
+    def early(self: Path, pattern: str) -> Iterator[Path]:
+        return iter(()) if self.name == "memory" else iter(list(look(self, pattern)))
+
+    monkeypatch.setattr(Path, "glob", early)
+    assert not sweep([tmp_path / "memory", tmp_path / "cpu"])
+    os.close(holder)
 
 
 def test_what_others_have_swept_meanwhile_is_passed_over(
