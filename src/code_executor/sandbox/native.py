@@ -15,8 +15,10 @@ the user ids, the network namespace and the cgroup back; the latter two serve ag
 good as new.
 
 A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``,
-the zygote in the background: that and those that follow do without until it is warm. Everything
-ends with the service: each helper dies when its channel does.
+the zygote in the background: that and those that follow do without until it is warm. What was
+prepared without one is then not given out any more (``NativeSandbox.supersede``): it would be slow,
+and spend its run's CPU time on imports. Everything ends with the service: each helper dies when its
+channel does.
 """
 
 from __future__ import annotations
