@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from code_executor.sandbox.native import NativeBackend
+from code_executor.sandbox.zygote import Zygote
+
+ZYGOTE_FLAVOURS = ("python", "python-std", "python-data")
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,27 @@ def _of_launcher(*, first_inside: bool) -> list[Process]:
             if child.first_inside is first_inside:
                 found.append(child)
     return found
+
+
+async def hangs(*_: object) -> Zygote:
+    """In the place of ``Zygote.start``: one that never becomes warm."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def give_up_starting(backend: NativeBackend) -> None:
+    """End the one start of a zygote that is under way."""
+    (starting,) = backend._starting
+    starting.cancel()
+    await asyncio.wait({starting})
+
+
+async def zygotes_back(backend: NativeBackend) -> None:
+    """Have each zygote that is missing started now, whatever it was to wait for; until all are."""
+    backend._again = dict.fromkeys(backend._again, 0.0)
+    for flavour in ZYGOTE_FLAVOURS:  # each notices its own
+        await (await backend.prepare(flavour)).destroy()
+    await until(lambda: len(zygotes()) == len(ZYGOTE_FLAVOURS) and not backend._starting)
 
 
 def descriptors(backend: NativeBackend) -> int:

@@ -9,7 +9,15 @@ import resource
 from typing import Any
 
 import pytest
-from tests.integration.host import launcher, nothing_left, until, zygotes
+from tests.integration.host import (
+    ZYGOTE_FLAVOURS,
+    give_up_starting,
+    hangs,
+    launcher,
+    nothing_left,
+    until,
+    zygotes,
+)
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import RunStatus
@@ -63,24 +71,21 @@ async def test_nobody_waits_for_a_zygote_that_is_tried_again(
 ) -> None:
     asked: list[object] = []
 
-    async def hangs(*_: object) -> Zygote:
-        asked.append(_)
-        await asyncio.Event().wait()
-        raise AssertionError
+    async def start(*of: object) -> Zygote:
+        asked.append(of)
+        return await hangs()
 
     for zygote in backend._zygotes.values():
         zygote.close()
     backend._zygotes.clear()
-    backend._again = dict.fromkeys(("python", "python-std", "python-data"), 0.0)
+    backend._again = dict.fromkeys(ZYGOTE_FLAVOURS, 0.0)
     with monkeypatch.context() as patched:
-        patched.setattr(Zygote, "start", hangs)
+        patched.setattr(Zygote, "start", start)
         async with asyncio.timeout(5):
             await works(backend)
             await works(backend)
         assert len(asked) == 1
-        (starting,) = backend._starting
-        starting.cancel()
-        await asyncio.wait({starting})
+        await give_up_starting(backend)
     backend._again = dict.fromkeys(backend._again, 0.0)
     for program in OF_EACH_ZYGOTE:
         await carry_out(backend, program)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.host import until, zygotes
+from tests.integration.host import give_up_starting, hangs, until, zygotes, zygotes_back
 
 from code_executor.model import Outcome, RunStatus
 from code_executor.pool import Pool
@@ -19,7 +19,6 @@ from code_executor.shelf import Size
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 HELLO = plan("python", "print('hello')")
-ZYGOTES = 3
 
 
 def said(outcome: Outcome) -> bytes:
@@ -27,37 +26,27 @@ def said(outcome: Outcome) -> bytes:
     return outcome.stdout.data
 
 
-async def all_back(backend: NativeBackend) -> None:
-    for flavour in ("python", "python-std", "python-data"):  # each notices its own
-        await (await backend.prepare(flavour)).destroy()
-    await until(lambda: len(zygotes()) == ZYGOTES and not backend._starting)
-
-
 async def test_no_run_waits_for_the_one_that_takes_a_dead_one_s_place(
     backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
 
-    async def hangs(*_: object) -> Zygote:
-        asked.append(_)
-        await asyncio.Event().wait()
-        raise AssertionError
+    async def start(*of: object) -> Zygote:
+        asked.append(of)
+        return await hangs()
 
     monkeypatch.setattr(native, "ZYGOTE_REST_S", 0.0)
     for zygote in zygotes():
         await zygote.end()
     with monkeypatch.context() as patched:
-        patched.setattr(Zygote, "start", hangs)
+        patched.setattr(Zygote, "start", start)
         async with asyncio.timeout(5):
             outcomes = await asyncio.gather(*(carry_out(backend, HELLO) for _ in range(6)))
             await until(lambda: bool(asked))
         assert [said(outcome) for outcome in outcomes] == [b"hello\n"] * 6
         assert len(asked) == len(backend._starting) == 1  # six have met it
-        (starting,) = backend._starting
-        starting.cancel()
-        await asyncio.wait({starting})
-    backend._again = dict.fromkeys(backend._again, 0.0)
-    await all_back(backend)
+        await give_up_starting(backend)
+    await zygotes_back(backend)
 
 
 async def test_what_waits_without_an_interpreter_is_not_given_out_once_there_is_a_zygote(
@@ -72,7 +61,7 @@ async def test_what_waits_without_an_interpreter_is_not_given_out_once_there_is_
     cold = await pool.take("python")
     await until(lambda: pool.levels()["python"] == 2)
     assert not cold._warm  # type: ignore[attr-defined]
-    await all_back(backend)
+    await zygotes_back(backend)
     assert cold.alive() is False
     warm = await pool.take("python")
     assert warm._warm  # type: ignore[attr-defined]
@@ -92,11 +81,8 @@ async def test_one_that_dies_at_once_is_not_started_again_and_again(
             assert said(await carry_out(backend, HELLO)) == b"hello\n"
     assert [line["flavour"] for line in lines if line["event"] == "zygote_died"] == ["python"]
     assert not zygotes()
-    (starting,) = backend._starting
-    starting.cancel()
-    await asyncio.wait({starting})
-    backend._again = dict.fromkeys(backend._again, 0.0)
-    await all_back(backend)
+    await give_up_starting(backend)
+    await zygotes_back(backend)
 
 
 async def test_a_start_that_fails_as_none_should_is_told(
@@ -113,5 +99,4 @@ async def test_a_start_that_fails_as_none_should_is_told(
         assert said(await carry_out(backend, HELLO)) == b"hello\n"
         await until(lambda: not backend._starting)
     assert [line["error"] for line in lines if line["event"] == "zygote_failed"] == ["a mistake"]
-    backend._again = dict.fromkeys(backend._again, 0.0)
-    await all_back(backend)
+    await zygotes_back(backend)
