@@ -76,7 +76,16 @@ def children(pid: int) -> list[Process]:
 
 def launcher() -> Process:
     """The launcher that this process has started last."""
-    return [child for child in children(os.getpid()) if child.command == b"launcher\0"][-1]
+    return _launchers()[-1]
+
+
+def _launchers() -> list[Process]:
+    return [child for child in children(os.getpid()) if child.command == b"launcher\0"]
+
+
+async def another_launcher(before: Process) -> None:
+    """Until one has taken the place of one that has died, or will have to."""
+    await until(lambda: any(each.began > before.began for each in _launchers()))
 
 
 def zygotes() -> list[Process]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from tests.conftest import running_native
-from tests.integration.host import until, zygotes
+from tests.integration.host import launcher, until, zygotes
 
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import RunStatus
+from code_executor.sandbox import launcher as launching
 from code_executor.sandbox import native
 from code_executor.sandbox.conformance.bench import carry_out, plan
+from code_executor.sandbox.launcher import UNDER_WAY_MAX
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.native_sandbox import NativeSandbox
 
@@ -67,3 +70,47 @@ async def test_sandboxes_that_are_just_being_prepared_are_gone(
     with pytest.raises(SandboxUnavailable):
         await backend.prepare(flavour)
     await until(lambda: _open() == before)
+
+
+@pytest.mark.parametrize("many", [1, UNDER_WAY_MAX + 8])
+async def test_it_closes_although_the_launcher_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """Some wait for its answer then, and some to ask it."""
+    monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 0.3)
+    before = _open()
+    async with asyncio.timeout(15), running_native(tmp_path) as backend:
+        await launcher().end(signal.SIGSTOP)
+        asked = [asyncio.ensure_future(backend.prepare("python")) for _ in range(many)]
+        await asyncio.sleep(0.1)
+    for outcome in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(outcome, SandboxUnavailable)
+    await until(lambda: _open() == before)
+
+
+async def test_it_starts_no_launcher_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+
+    async def start() -> None:
+        started.append(True)
+
+    async with running_native(tmp_path) as backend:
+        monkeypatch.setattr(backend, "_start_launcher", start)
+        asked = [asyncio.ensure_future(backend.prepare("python")) for _ in range(4)]
+        await asyncio.sleep(0)
+        os.kill(launcher().pid, signal.SIGKILL)
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert not started
+
+
+async def test_it_starts_no_zygote_any_more(tmp_path: Path) -> None:
+    async with running_native(tmp_path) as backend:
+        assert isinstance(backend, NativeBackend)
+        for zygote in zygotes():
+            await zygote.end()
+        asked = [asyncio.ensure_future(backend.prepare("python")) for _ in range(4)]
+        await asyncio.sleep(0.003)  # they have met the dead one, or are just about to
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert not backend._starting

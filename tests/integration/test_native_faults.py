@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.integration.host import (
     Process,
+    another_launcher,
     children,
     descriptors,
     groups,
@@ -29,6 +30,7 @@ from code_executor.clock import SystemClock
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import Outcome, Plan, RunStatus
 from code_executor.pool import Pool
+from code_executor.sandbox import launcher as launching
 from code_executor.sandbox import native_sandbox
 from code_executor.sandbox import running as run_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
@@ -330,10 +332,10 @@ async def test_what_was_asked_of_a_launcher_that_stands_still_is_not_gone_yet(
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
 
 
-async def test_a_launcher_that_does_not_answer_costs_the_ids_and_the_group(
+async def test_a_launcher_that_does_not_answer_is_ended_with_what_was_asked_of_it(
     backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_sandbox, "REMOVE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 0.2)
     assert backend._uids is not None
     free = len(backend._uids._free)
     stopped = launcher()
@@ -344,11 +346,23 @@ async def test_a_launcher_that_does_not_answer_costs_the_ids_and_the_group(
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(asked, 5)
     assert backend.live == 0
-    assert len(backend._uids._free) == free - 1
-    assert groups(backend) == set()  # whatever still comes of it cannot join it, and ends
-    os.kill(stopped.pid, signal.SIGCONT)
-    await nothing_left(backend)
+    assert len(backend._uids._free) == free
+    assert groups(backend) == set()
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
+    assert launcher() != stopped
+
+
+async def test_a_request_survives_a_launcher_that_stands_still(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_sandbox, "PREPARE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 0.2)
+    stopped = launcher()
+    await stopped.end(signal.SIGSTOP)
+    asked = asyncio.ensure_future(carry_out(backend, HELLO))
+    await another_launcher(stopped)
+    monkeypatch.undo()  # a start may take its time
+    assert said(await asyncio.wait_for(asked, 20)) == b"hello\n"
 
 
 async def test_destroying_twice_and_at_once_is_destroying(backend: NativeBackend) -> None:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.host import give_up_starting, hangs, until, zygotes, zygotes_back
+from tests.integration.host import (
+    another_launcher,
+    give_up_starting,
+    hangs,
+    inits,
+    launcher,
+    processes,
+    until,
+    zygotes,
+    zygotes_back,
+)
 
 from code_executor.model import Outcome, RunStatus
 from code_executor.pool import Pool
-from code_executor.sandbox import native
+from code_executor.sandbox import native, native_sandbox
 from code_executor.sandbox.conformance.bench import carry_out, plan
+from code_executor.sandbox.launcher import Launcher
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.zygote import Zygote
 from code_executor.shelf import Size
@@ -100,3 +114,64 @@ async def test_a_start_that_fails_as_none_should_is_told(
         await until(lambda: not backend._starting)
     assert [line["error"] for line in lines if line["event"] == "zygote_failed"] == ["a mistake"]
     await zygotes_back(backend)
+
+
+async def test_a_request_survives_one_that_stands_still(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with it all others: each that asks it keeps a place for a run until it is given up."""
+    stopped = zygotes()
+    for zygote in stopped:
+        await zygote.end(signal.SIGSTOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(native_sandbox, "PREPARE_TIMEOUT_S", 0.3)
+        asked = asyncio.ensure_future(carry_out(backend, HELLO))
+        await until(lambda: len(zygotes()) < len(stopped))
+    assert said(await asyncio.wait_for(asked, 10)) == b"hello\n"
+    for zygote in zygotes():
+        await zygote.end()
+    await zygotes_back(backend)
+
+
+async def test_what_a_dead_one_has_forked_is_cleared_away_without_the_host_s_first_process(
+    backend: NativeBackend,
+) -> None:
+    """That may be slow to wait for what it inherits, and a container's may never do so."""
+    sandbox = await backend.prepare("python")
+    (init,) = inits()
+    (waiting,) = (each for each in processes() if each.parent in {z.pid for z in zygotes()})
+    for zygote in zygotes():
+        await zygote.end()
+    await until(lambda: not os.path.exists(f"/proc/{waiting.pid}"), 0.5)
+    await sandbox.destroy()
+    assert not os.path.exists(f"/proc/{init.pid}")
+    await zygotes_back(backend)
+
+
+async def test_what_was_prepared_before_a_new_launcher_had_its_zygotes_is_not_given_out(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, go = Zygote.start, asyncio.Event()
+
+    async def late(
+        launcher: Launcher, name: str, argv: Sequence[str], env: Sequence[str]
+    ) -> Zygote:
+        await go.wait()
+        return await start(launcher, name, argv, env)
+
+    before = launcher()
+    await before.end()
+    with monkeypatch.context() as patched:
+        patched.setattr(Zygote, "start", late)
+        noticed = asyncio.ensure_future(backend.prepare("python"))
+        await another_launcher(before)
+        await until(lambda: backend.launcher.alive)
+        cold = await asyncio.wait_for(backend.prepare("python"), 5)
+        assert cold.alive()
+        assert not cold._warm
+        go.set()
+        warm = await noticed
+    assert warm.alive()
+    assert warm._warm
+    assert cold.alive() is False
+    await asyncio.gather(cold.destroy(), warm.destroy())

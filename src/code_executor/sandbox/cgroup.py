@@ -35,7 +35,7 @@ CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
 SUPERVISOR = "supervisor"
 AUTOGROUP = Path("/proc/self/autogroup")
-ATTEMPTS = 3
+ATTEMPTS = 10
 FIRST_NICE = -10
 FIRST_WEIGHT = 1000  # about the same, in version 2's unit
 
@@ -264,11 +264,13 @@ def _lock(path: Path) -> int:
 
     Raises:
         BlockingIOError: somebody else holds it.
+        FileNotFoundError: there is none; somebody else's sweep may have come before the lock.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        path.stat()  # a lock of what is removed already is none
+    except OSError:
         os.close(fd)
         raise
     return fd
@@ -309,7 +311,10 @@ def remove_empty(name: str) -> None:
 
 def _remove_tree(path: Path) -> None:
     """Kill and remove a group with everything below it; gives up after a second."""
-    children = [entry for entry in path.iterdir() if entry.is_dir()] if path.exists() else []
+    try:
+        children = [entry for entry in path.iterdir() if entry.is_dir()]
+    except FileNotFoundError:
+        return  # where nothing may be written, rmdir(2) would not tell
     for child in children:
         _remove_tree(child)
     for _ in range(100):

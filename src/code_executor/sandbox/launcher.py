@@ -6,7 +6,8 @@ requests, of which some may be under way, and their answers in the same order. E
 :class:`Reply`, which its owner takes or drops. Nobody is woken by the answer for a sandbox: its
 READY, or the end of its control channel, comes later, and the answer is taken off the socket then.
 
-It is dead when its socket ends. The owner (``native``) starts a new one then.
+It is dead when its socket ends; one that owes an answer for long is killed by who waits for that.
+The owner (``native``) starts a new one then.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol
 
+import structlog
+
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.sandbox import frames
 from code_executor.sandbox.ground import Instructions
+
+log = structlog.get_logger(__name__)
 
 ANSWER = struct.Struct("<iii32s")
 ANSWER_FDS_MAX = 1
@@ -35,6 +40,7 @@ REQUEST = struct.Struct("<cBiIIII")
 NO_NETWORK = -1
 WARM_NONE, WARM_EXEC, WARM_ZYGOTE = 0, 1, 2
 START_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 10.0  # a request takes it a millisecond
 UNDER_WAY_MAX = 32  # requests without an answer: they fit into the socket, so sending never waits
 
 
@@ -117,16 +123,17 @@ class Reply:
         elif self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
-    async def take(self) -> tuple[int, int, list[int]]:
+    async def take(self, within_s: float | None = None) -> tuple[int, int, list[int]]:
         """Process, network and descriptors; waits for them. Cancelled, it can still be taken.
 
         Raises:
-            SandboxUnavailable: a step failed, which is named, or the launcher is gone.
+            SandboxUnavailable: a step failed, which is named, or the launcher is gone, which it is
+                if it does not answer within that time (``ANSWER_TIMEOUT_S``).
         """
         if self._said is None:
             self._launcher.look()
         if self._said is None:
-            await self._launcher.wait(self)
+            await self._launcher.wait(self, ANSWER_TIMEOUT_S if within_s is None else within_s)
         if not self._said:
             raise gone()
         error_number, pid, network, step = ANSWER.unpack(self._said)
@@ -166,10 +173,6 @@ class Spawning:
         if not fds:
             raise Unheld(network)
         return Spawned(pid, network, fds[0])
-
-    def drop(self) -> None:
-        """Nobody wants to know any more."""
-        self._reply.drop()
 
 
 def gone() -> SandboxUnavailable:
@@ -228,13 +231,10 @@ class Launcher:
     async def _await_start(self) -> None:
         """A request that the launcher must refuse tells that it is there."""
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await (await self._ask(b"?", ())).take()
+            await (await self._ask(b"?", ())).take(START_TIMEOUT_S)
         except SandboxUnavailable as refused:
             if refused.step == "request":
                 return
-        except TimeoutError:
-            pass
         assert self._process.stderr is not None
         self.kill()
         words = (await self._process.stderr.read()).decode("utf-8", "replace").strip()
@@ -345,14 +345,18 @@ class Launcher:
             self._places.release()
             self._asked.popleft().came(b"", [])
 
-    async def wait(self, reply: Reply) -> None:
-        """Until ``reply`` has come."""
+    async def wait(self, reply: Reply, seconds: float) -> None:
+        """Until ``reply`` has come; a launcher that owes it for longer is of no use to anybody."""
         reply.waiter = self._loop.create_future()
         if not self._waiting:
             self._loop.add_reader(self._socket.fileno(), self.look)
         self._waiting += 1
         try:
-            await reply.waiter
+            async with asyncio.timeout(seconds):
+                await reply.waiter
+        except TimeoutError:
+            log.warning("launcher_stands_still", seconds=seconds)
+            self.kill()
         finally:
             self._waiting -= 1
             if not self._waiting and self._socket.fileno() >= 0:

@@ -17,8 +17,9 @@ good as new.
 A launcher or a zygote that died is noticed by its socket and started anew by the next ``prepare``,
 the zygote in the background: that and those that follow do without until it is warm. What was
 prepared without one is then not given out any more (``NativeSandbox.supersede``): it would be slow,
-and spend its run's CPU time on imports. Everything ends with the service: each helper dies when its
-channel does.
+and spend its run's CPU time on imports. One that stands still is killed by the first preparation
+that has waited for it for long. Everything ends with the service: each helper dies when its channel
+does.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class NativeBackend:
         finally:
             os.rmdir(staging)  # only the mount point: the mount lives in the launcher's namespace
         for name, (language, flavour) in self._flavours.items():
-            if flavour.warm is Warm.ZYGOTE:
+            if flavour.warm is Warm.ZYGOTE and not self._closing:
                 await self._start_zygote(name, language, flavour)
 
     def _instructions(self, staging: str) -> Instructions:
@@ -181,6 +182,10 @@ class NativeBackend:
         except (SandboxUnavailable, OSError) as error:
             self._again[name] = asyncio.get_running_loop().time() + ZYGOTE_RETRY_S
             log.warning("zygote_failed", flavour=name, error=str(error))
+            return
+        for sandbox in self._live.values():
+            if sandbox.flavour == name:
+                sandbox.supersede()
 
     async def prepare(self, flavour: str, haste: Haste | None = None) -> NativeSandbox:
         """See ``ports.Backend.prepare``."""
@@ -188,7 +193,7 @@ class NativeBackend:
         if flavour not in self._flavours:
             raise SandboxUnavailable(f"there is no flavour {flavour}", step="flavour")
         if self._closing:
-            raise SandboxUnavailable("the backend is closed", step="launcher")
+            raise _closed()
         self._preparing += 1
         try:
             return await self._prepare_surely(flavour, haste)
@@ -217,6 +222,8 @@ class NativeBackend:
         if self.launcher.alive:
             return
         async with self._lock:
+            if self._closing:
+                raise _closed()
             if not self.launcher.alive:
                 await self._start_launcher()
 
@@ -224,7 +231,7 @@ class NativeBackend:
         """Where there is no zygote, one may be started now: in the background, since whoever asks
         can do without one, and that takes less time."""
         now = asyncio.get_running_loop().time()
-        if self._again.get(name, math.inf) <= now:
+        if self._again.get(name, math.inf) <= now and not self._closing:
             self._again[name] = now + ZYGOTE_RETRY_S
             starting = asyncio.create_task(self._start_missing(name, pause_s))
             self._starting.add(starting)
@@ -237,9 +244,6 @@ class NativeBackend:
                 await self._start_zygote(name, *self._flavours[name])
             if name in self._zygotes:
                 self._again.pop(name, None)
-                for sandbox in self._live.values():
-                    if sandbox.flavour == name:
-                        sandbox.supersede()
 
     def _started(self, starting: asyncio.Task[None]) -> None:
         self._starting.discard(starting)
@@ -339,10 +343,10 @@ class NativeBackend:
 
     async def close(self) -> None:
         """See ``ports.Backend.close``."""
+        self._closing = True
         for starting in self._starting:
             starting.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
-        self._closing = True
         for sandbox in self._live.values():
             sandbox.abandon()
         if self._preparing:
@@ -360,6 +364,10 @@ class NativeBackend:
             self._tree.close()
         if self._uids is not None:
             self._uids.close()
+
+
+def _closed() -> SandboxUnavailable:
+    return SandboxUnavailable("the backend is closed", step="launcher")
 
 
 def _check_kernel() -> None:

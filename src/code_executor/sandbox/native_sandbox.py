@@ -115,6 +115,11 @@ class NativeSandbox(RunsPlans):
         except SandboxUnavailable:
             await self._learn(spawning)  # where the launcher has failed, that is the reason
             raise
+        except TimeoutError:
+            await self._learn(spawning)  # likewise, where it is the one that stands still
+            if zygote is not None:
+                zygote.kill()
+            raise SandboxUnavailable("it was not ready in time", step="ready") from None
         finally:
             patience.cancel()
             deadline.cancel()
@@ -203,16 +208,12 @@ class NativeSandbox(RunsPlans):
         if self._session is not None:
             self._session.close()
         try:
-            async with asyncio.timeout(REMOVE_TIMEOUT_S):
-                await self._learn(spawning)
+            await self._learn(spawning)
         except Unheld as there:
             self.network = there.network
             return self._joined  # it ends with the channel, and leaves the group when it has
         except SandboxUnavailable:
             pass  # there is none, or it ends with the launcher
-        except TimeoutError:
-            spawning.drop()
-            return False
         return True
 
     async def _end_processes(self, spawned: Spawned) -> bool:

@@ -12,13 +12,18 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
 from code_executor.errors import SandboxUnavailable
 from code_executor.sandbox.build import Binaries
 from code_executor.sandbox.launcher import START_TIMEOUT_S, Launcher
+
+log = structlog.get_logger(__name__)
 
 ZYGOTE_HOME = "opt/ahead/python"
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
@@ -107,6 +112,13 @@ class Zygote:
     def fileno(self) -> int:
         """Its command socket, on which inits ask for children."""
         return self._socket.fileno()
+
+    def kill(self) -> None:
+        """End it, and with it what it has forked: for one that does not answer."""
+        if self.alive:
+            log.warning("zygote_stands_still", flavour=self.name)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Let it go: it ends when its socket does."""

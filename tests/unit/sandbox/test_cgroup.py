@@ -6,10 +6,12 @@ hierarchies in ``tests/integration/test_native_cgroup.py``.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +163,28 @@ def test_a_start_survives_that_another_one_sweeps_what_it_has_not_locked_yet(
     assert not list(tmp_path.glob("*/*"))
 
 
+def test_a_lock_of_a_directory_that_is_gone_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start's sweep held it while this one had opened the directory, and removed it."""
+    for hierarchy in CONTROLLERS_V1:
+        (tmp_path / hierarchy).mkdir()
+    mounted(monkeypatch, *((tmp_path / each, "cgroup", f"rw,{each}") for each in CONTROLLERS_V1))
+    flock, swept = fcntl.flock, list[str]()
+
+    def late(fd: int, how: int) -> None:
+        if not swept:
+            swept.append(os.readlink(f"/proc/self/fd/{fd}"))
+            os.rmdir(swept[0])
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    tree = Tree.open()
+    assert {path.name for path in tmp_path.glob("*/*")} == {tree.name} != {Path(swept[0]).name}
+    assert len(list(tmp_path.glob("*/*"))) == len(CONTROLLERS_V1)
+    tree.close()
+
+
 def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for hierarchy in CONTROLLERS_V1:
         (tmp_path / hierarchy).mkdir()
@@ -230,6 +254,30 @@ def test_its_directories_are_locked_until_they_are_gone(
 
     monkeypatch.setattr(cgroup, "_remove_tree", seen)
     assert list(sweep([tmp_path])) == [f"{PREFIX}gone"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_gone_is_not_removed_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    """Of what is not there, rmdir(2) says as well that the file system may only be read."""
+    gone, listed = tmp_path / "gone", os.listdir
+    if late:
+        gone.mkdir()
+
+    def meanwhile(path: str) -> list[str]:
+        if late:
+            Path.rmdir(gone)
+        return listed(path)
+
+    def refused(_path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "listdir", meanwhile)
+    if not late:
+        monkeypatch.setattr(Path, "rmdir", refused)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it waits"))
+    cgroup._remove_tree(gone)
 
 
 def test_removing_never_signals_this_process_s_own_group(tmp_path: Path) -> None:

@@ -144,7 +144,6 @@ async def test_init_s_end_of_the_channel_goes_first_and_the_other_is_there_at_on
     assert spawning.control.recv(16) == b"ready"
     assert spawning.control.recv(16) == b""  # nobody here holds the other end
     spawning.control.close()
-    spawning.drop()
 
 
 async def test_a_network_to_use_again_goes_by_its_number(scripted: Scripted) -> None:
@@ -334,7 +333,7 @@ async def test_a_dropped_answer_leaves_the_next_request_its_own(scripted: Script
     first: Spawning = await scripted.launcher.sandbox(REQUEST, (), None)
     await scripted.asked()
     first.control.close()
-    first.drop()
+    first._reply.drop()
     second = asyncio.ensure_future(spawn(scripted.launcher))
     scripted.answer(pid=1, fds=1)
     await scripted.asked()
@@ -383,6 +382,5 @@ async def test_a_zygote_s_socket_goes_with_the_request_of_its_sandbox(scripted: 
     os.close(control)
     os.close(sent)
     spawning.control.close()
-    spawning.drop()
     zygote.close()
     far.close()

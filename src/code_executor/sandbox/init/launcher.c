@@ -367,6 +367,10 @@ int main(int argc, char **argv)
      * group of its own for each new session, and that costs. A program has its own. */
     if (setsid() < 0 && errno != EPERM)
         return 1;
+    /* What a zygote has forked comes here when that dies, and ends at once: where the first process
+     * of the host is slow to wait for what it inherits, or does not, its group would not empty. */
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+        return 1;
     /* With it the capabilities outlast the changes of user in clone_sandbox(). */
     if (die_with_service() < 0 || prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0)
         return 1;
