@@ -105,6 +105,7 @@ class NativeSandbox(RunsPlans):
         haste.on_need(self._hurry)
         spawning = await launcher.sandbox(request, self.group.procs(), zygote)
         self._spawning = spawning
+        forked = zygote.forked if zygote is not None else 0
         self._session = Session(spawning.control, self._readers)
         deadline = self._session.deadline(PREPARE_TIMEOUT_S)
         patient = SPARE_PATIENCE_S if haste.spare else PATIENCE_S
@@ -112,12 +113,14 @@ class NativeSandbox(RunsPlans):
         try:
             await self._session.ready()
             self._joined = True  # init, and who waits for the program, put themselves in
+            if zygote is not None:
+                zygote.forked += 1
         except SandboxUnavailable:
             await self._learn(spawning)  # where the launcher has failed, that is the reason
             raise
         except TimeoutError:
             await self._learn(spawning)  # likewise, where it is the one that stands still
-            if zygote is not None:
+            if zygote is not None and zygote.forked == forked:  # nobody has got a child from it
                 zygote.kill()
             raise SandboxUnavailable("it was not ready in time", step="ready") from None
         finally:

@@ -40,6 +40,8 @@ class Zygote:
         self._log = log
         self.since = asyncio.get_running_loop().time()
         """When it was started, by the loop's clock."""
+        self.forked = 0
+        """How many children of it are known to have come to be."""
 
     @classmethod
     async def start(
