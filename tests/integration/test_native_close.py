@@ -73,14 +73,16 @@ async def test_sandboxes_that_are_just_being_prepared_are_gone(
 
 
 @pytest.mark.parametrize("many", [1, UNDER_WAY_MAX + 8])
-async def test_it_closes_although_the_launcher_stands_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+@pytest.mark.parametrize("who", ["launcher", "zygotes"])
+async def test_it_closes_although_a_helper_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, many: int
 ) -> None:
-    """Some wait for its answer then, and some to ask it."""
+    """Some wait for its answer then, and some to ask the launcher."""
     monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 0.3)
     before = _open()
     async with asyncio.timeout(15), running_native(tmp_path) as backend:
-        await launcher().end(signal.SIGSTOP)
+        for helper in [launcher()] if who == "launcher" else zygotes():
+            await helper.end(signal.SIGSTOP)
         asked = [asyncio.ensure_future(backend.prepare("python")) for _ in range(many)]
         await asyncio.sleep(0.1)
     for outcome in await asyncio.gather(*asked, return_exceptions=True):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -21,11 +23,13 @@ from tests.integration.host import (
     zygotes_back,
 )
 
+from code_executor.errors import SandboxUnavailable
 from code_executor.model import Outcome, RunStatus
 from code_executor.pool import Pool
 from code_executor.sandbox import native, native_sandbox
+from code_executor.sandbox import zygote as zygote_part
 from code_executor.sandbox.conformance.bench import carry_out, plan
-from code_executor.sandbox.launcher import Launcher
+from code_executor.sandbox.launcher import UNDER_WAY_MAX, Launcher
 from code_executor.sandbox.native import NativeBackend
 from code_executor.sandbox.zygote import Zygote
 from code_executor.shelf import Size
@@ -131,6 +135,55 @@ async def test_a_request_survives_one_that_stands_still(
     for zygote in zygotes():
         await zygote.end()
     await zygotes_back(backend)
+
+
+async def test_a_pause_of_the_whole_service_is_nobody_s_standing_still(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_sandbox, "PREPARE_TIMEOUT_S", 0.5)
+    stopped = zygotes()
+    for zygote in stopped:
+        await zygote.end(signal.SIGSTOP)
+    asked = asyncio.ensure_future(carry_out(backend, HELLO))
+    await asyncio.sleep(0.1)
+    time.sleep(0.7)
+    for zygote in stopped:
+        os.kill(zygote.pid, signal.SIGCONT)
+    assert said(await asyncio.wait_for(asked, 10)) == b"hello\n"
+    assert zygotes() == stopped
+
+
+async def test_who_waits_for_one_that_stands_still_is_in_no_other_s_way(
+    backend: NativeBackend,
+) -> None:
+    stopped = zygotes()
+    for zygote in stopped:
+        await zygote.end(signal.SIGSTOP)
+    waiting = [asyncio.ensure_future(backend.prepare("python")) for _ in range(UNDER_WAY_MAX)]
+    await asyncio.sleep(0.5)
+    other = await asyncio.wait_for(backend.prepare("node"), 5)
+    assert not any(each.done() for each in waiting)
+    for zygote in stopped:
+        os.kill(zygote.pid, signal.SIGCONT)
+    for sandbox in (other, *await asyncio.gather(*waiting)):
+        await sandbox.destroy()
+
+
+async def test_one_that_hangs_while_it_starts_is_gone(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygote_part, "START_TIMEOUT_S", 0.3)
+    there = zygotes()
+    with pytest.raises(SandboxUnavailable, match="did not start"):
+        await Zygote.start(backend.launcher, "slow", ["/usr/bin/sleep", "1000"], [])
+    await until(lambda: zygotes() == there, 2)
+
+
+async def test_one_that_nobody_reads_does_not_wait_for_that(backend: NativeBackend) -> None:
+    """What it says is read when it has died."""
+    for zygote in zygotes():
+        flags = Path(f"/proc/{zygote.pid}/fdinfo/2").read_text().splitlines()[1].split()[1]
+        assert int(flags, 8) & os.O_NONBLOCK
 
 
 async def test_what_a_dead_one_has_forked_is_cleared_away_without_the_host_s_first_process(

@@ -30,6 +30,7 @@ import structlog
 
 from code_executor.errors import HostUnfit, SandboxUnavailable
 from code_executor.sandbox import frames
+from code_executor.sandbox.deadline import Deadline
 from code_executor.sandbox.ground import Instructions
 
 log = structlog.get_logger(__name__)
@@ -114,6 +115,11 @@ class Reply:
         self._fds: list[int] = []
         self._unwanted = False
         self.waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the launcher has answered, or is gone."""
+        return self._said is not None
 
     def came(self, said: bytes, fds: list[int]) -> None:
         """The launcher has answered; nothing if it is gone."""
@@ -293,6 +299,8 @@ class Launcher:
         self, packet: bytes, fds: Sequence[int], zygote: HasSocket | None = None
     ) -> Reply:
         """Send a request."""
+        if self._places.locked():
+            self.look()  # nobody does before the READY of what has been answered
         await self._places.acquire()
         try:
             if self._lost:
@@ -351,16 +359,20 @@ class Launcher:
         if not self._waiting:
             self._loop.add_reader(self._socket.fileno(), self.look)
         self._waiting += 1
+        owed = Deadline(seconds, partial(self._owes, reply))
         try:
-            async with asyncio.timeout(seconds):
-                await reply.waiter
-        except TimeoutError:
-            log.warning("launcher_stands_still", seconds=seconds)
-            self.kill()
+            await reply.waiter
         finally:
+            owed.cancel()
             self._waiting -= 1
             if not self._waiting and self._socket.fileno() >= 0:
                 self._loop.remove_reader(self._socket.fileno())
+
+    def _owes(self, reply: Reply) -> None:
+        self.look()
+        if not reply.is_there:
+            log.warning("launcher_stands_still")
+            self.kill()
 
     def kill(self) -> None:
         """End the launcher, and with it every zygote and sandbox."""

@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
+import structlog
+
 from code_executor.errors import SandboxUnavailable
 from code_executor.model import MIB, Plan
 from code_executor.ports import Haste
@@ -26,6 +28,8 @@ from code_executor.sandbox.running import RunsPlans, until_empty
 from code_executor.sandbox.session import Session
 from code_executor.sandbox.turns import Leaving, Readers
 from code_executor.sandbox.zygote import Zygote
+
+log = structlog.get_logger(__name__)
 
 PREPARE_TIMEOUT_S = 20.0
 REMOVE_TIMEOUT_S = 10.0
@@ -121,6 +125,7 @@ class NativeSandbox(RunsPlans):
         except TimeoutError:
             await self._learn(spawning)  # likewise, where it is the one that stands still
             if zygote is not None and zygote.forked == forked:  # nobody has got a child from it
+                log.warning("zygote_stands_still", flavour=self._flavour)
                 zygote.kill()
             raise SandboxUnavailable("it was not ready in time", step="ready") from None
         finally:

@@ -23,6 +23,7 @@ from code_executor.model import Plan
 from code_executor.sandbox import frames
 from code_executor.sandbox.capture import Capture, flood_limit
 from code_executor.sandbox.channel import Channel, Watcher
+from code_executor.sandbox.deadline import Deadline
 from code_executor.sandbox.frames import Ended, Entry, Kind, ProtocolError
 
 ENTRIES_MAX = 1000
@@ -73,9 +74,9 @@ class Session:
         """Whether init is gone or was let go."""
         return self._channel.closed
 
-    def deadline(self, seconds: float) -> asyncio.TimerHandle:
+    def deadline(self, seconds: float) -> Deadline:
         """From then on, unless cancelled, what is awaited here fails with :class:`TimeoutError`."""
-        return self._loop.call_later(seconds, self._late)
+        return Deadline(seconds, self._late)
 
     def _late(self) -> None:
         self._late_already = True

@@ -17,13 +17,9 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
-
 from code_executor.errors import SandboxUnavailable
 from code_executor.sandbox.build import Binaries
 from code_executor.sandbox.launcher import START_TIMEOUT_S, Launcher
-
-log = structlog.get_logger(__name__)
 
 ZYGOTE_HOME = "opt/ahead/python"
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
@@ -64,6 +60,7 @@ class Zygote:
             log_r, log_w = os.pipe()
             kept.callback(os.close, log_r)
             its.callback(os.close, log_w)
+            os.set_blocking(log_w, False)  # it is read at the end only, and may be full before
             fds = (theirs.fileno(), stdin_r, log_w, log_w)
             pidfd = await launcher.zygote(argv, env, fds)
             kept.pop_all()
@@ -81,11 +78,13 @@ class Zygote:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     said = await loop.sock_recv(self._socket, 1)
         except BaseException:
+            self.kill()  # one that hangs does not look at its socket
             self.close()
             raise
         if said == b"\0":
             return
         words = self.words()
+        self.kill()
         self.close()
         raise SandboxUnavailable(f"zygote {self.name} did not start: {words}", step="zygote")
 
@@ -118,7 +117,6 @@ class Zygote:
     def kill(self) -> None:
         """End it, and with it what it has forked: for one that does not answer."""
         if self.alive:
-            log.warning("zygote_stands_still", flavour=self.name)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 

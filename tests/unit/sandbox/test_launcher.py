@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -326,6 +327,30 @@ async def test_who_was_cancelled_while_he_waited_still_takes_his_own_answer(
     assert spawned.pid == 1
     close(spawned)
     spawning.control.close()
+
+
+async def test_an_answer_that_came_while_this_process_stood_still_is_one(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 0.2)
+    asking = asyncio.ensure_future(spawn(scripted.launcher))
+    await scripted.asked()
+    await asyncio.sleep(0.05)  # it waits
+    scripted.answer(pid=4711, fds=1)
+    time.sleep(0.5)
+    spawned = await asking
+    assert spawned.pid == 4711
+    close(spawned)
+    assert scripted.launcher.alive
+
+
+async def test_one_that_never_answers_is_gone(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 0.1)
+    with pytest.raises(SandboxUnavailable, match="the launcher is gone"):
+        await asyncio.wait_for(spawn(scripted.launcher), 5)
+    assert not scripted.launcher.alive
 
 
 async def test_a_dropped_answer_leaves_the_next_request_its_own(scripted: Scripted) -> None:

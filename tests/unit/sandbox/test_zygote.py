@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 
 import pytest
 
@@ -31,11 +33,14 @@ class Interpreter:
             self.socket = sock
         else:
             sock.close()
-        return os.pidfd_open(os.getpid())
+        self.process = subprocess.Popen(["/bin/sleep", "60"])  # deaf to its socket
+        return os.pidfd_open(self.process.pid)
 
     def close(self) -> None:
         assert self.socket is not None
         self.socket.close()
+        self.process.kill()
+        self.process.wait()
 
 
 async def start(interpreter: Interpreter) -> Zygote:
@@ -50,13 +55,16 @@ async def test_a_zygote_is_there_when_it_says_so() -> None:
     zygote.close()
     assert interpreter.socket is not None
     assert interpreter.socket.recv(1) == b""  # it ends with its socket
+    assert interpreter.process.poll() is None
     interpreter.close()
 
 
 async def test_a_zygote_that_does_not_start_says_why_and_leaves_nothing_open() -> None:
     before = descriptors()
+    interpreter = Interpreter(b"", b"ImportError: no module")
     with pytest.raises(SandboxUnavailable) as caught:
-        await start(Interpreter(b"", b"ImportError: no module"))
+        await start(interpreter)
     assert "ImportError" in caught.value.message
     assert caught.value.step == "zygote"
     assert descriptors() == before
+    assert interpreter.process.wait(5) == -signal.SIGKILL
