@@ -350,6 +350,7 @@ async def test_a_launcher_that_does_not_answer_is_ended_with_what_was_asked_of_i
     assert groups(backend) == set()
     assert said(await carry_out(backend, HELLO)) == b"hello\n"
     assert launcher() != stopped
+    await nothing_left(backend)
 
 
 async def test_a_request_survives_a_launcher_that_stands_still(

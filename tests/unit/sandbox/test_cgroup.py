@@ -37,6 +37,13 @@ def mounted(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[Path, str, str]) -> 
     monkeypatch.setattr(cgroup, "_mount_lines", lambda: iter(lines))
 
 
+def mounted_apart(monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
+    """Version 1's hierarchies below ``top``, one for each controller."""
+    for name in CONTROLLERS_V1:
+        (top / name).mkdir()
+    mounted(monkeypatch, *((top / name, "cgroup", f"rw,{name}") for name in CONTROLLERS_V1))
+
+
 def test_v2_is_taken_when_it_has_the_controllers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,9 +150,7 @@ def test_a_service_is_alive_that_holds_the_lock_in_one_hierarchy(tmp_path: Path)
 def test_a_start_survives_that_another_one_sweeps_what_it_has_not_locked_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for hierarchy in CONTROLLERS_V1:
-        (tmp_path / hierarchy).mkdir()
-    mounted(monkeypatch, *((tmp_path / each, "cgroup", f"rw,{each}") for each in CONTROLLERS_V1))
+    mounted_apart(monkeypatch, tmp_path)
     lock, swept = cgroup._lock, list[str]()
 
     def late(path: Path) -> int:
@@ -167,9 +172,7 @@ def test_a_lock_of_a_directory_that_is_gone_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another start's sweep held it while this one had opened the directory, and removed it."""
-    for hierarchy in CONTROLLERS_V1:
-        (tmp_path / hierarchy).mkdir()
-    mounted(monkeypatch, *((tmp_path / each, "cgroup", f"rw,{each}") for each in CONTROLLERS_V1))
+    mounted_apart(monkeypatch, tmp_path)
     flock, swept = fcntl.flock, list[str]()
 
     def late(fd: int, how: int) -> None:
@@ -186,9 +189,7 @@ def test_a_lock_of_a_directory_that_is_gone_is_none(
 
 
 def test_a_start_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for hierarchy in CONTROLLERS_V1:
-        (tmp_path / hierarchy).mkdir()
-    mounted(monkeypatch, *((tmp_path / each, "cgroup", f"rw,{each}") for each in CONTROLLERS_V1))
+    mounted_apart(monkeypatch, tmp_path)
     lock, held = cgroup._lock, list[int]()
 
     def refused(path: Path) -> int:
